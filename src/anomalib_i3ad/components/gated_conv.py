@@ -1,0 +1,44 @@
+"""Gated convolution."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class GatedConv2d(nn.Module):
+    """Convolution that learns where to look: ``ELU(features) * sigmoid(gate)``.
+
+    Features and gate are the two halves of one convolution's output. "Same" padding, no
+    normalisation. Source: Yu et al., Free-Form Image Inpainting with Gated Convolution, ICCV 2019,
+    section 3.1.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out, after gating.
+        kernel_size: Odd side of the kernel.
+        stride: Stride of the convolution.
+        dilation: Dilation of the convolution.
+        upsample: Double height and width (nearest neighbour) before the convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(in_channels, 2 * out_channels, kernel_size, stride, padding, dilation)
+        self.upsample = upsample
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        features, gate = self.conv(x).chunk(2, dim=1)
+        return F.elu(features) * torch.sigmoid(gate)

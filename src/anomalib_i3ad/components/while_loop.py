@@ -1,0 +1,27 @@
+"""A data-dependent loop that also exports."""
+
+from collections.abc import Callable
+
+import torch
+
+State = tuple[torch.Tensor, ...]
+
+
+def while_loop(condition: Callable[..., torch.Tensor], body: Callable[..., State], state: State) -> State:
+    """Repeat ``state = body(*state)`` while ``condition(*state)``.
+
+    A Python loop when run; a Loop node, with its data-dependent end, when exported.
+
+    Args:
+        condition: Maps the state to a boolean scalar tensor.
+        body: Maps the state to a state of the same shapes and types, sharing no memory with it.
+        state: Initial state.
+    """
+    if torch.compiler.is_exporting():
+        # torch has no public name for this operator yet (2.10 to 2.15)
+        from torch._higher_order_ops.while_loop import while_loop as exported_loop  # noqa: PLC0415, PLC2701
+
+        return exported_loop(condition, body, state)
+    while bool(condition(*state)):
+        state = body(*state)
+    return state

@@ -1,0 +1,5 @@
+"""Data modules."""
+
+from .mvtec import MVTec
+
+__all__ = ["MVTec"]

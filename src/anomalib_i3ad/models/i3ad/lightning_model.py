@@ -1,0 +1,193 @@
+"""I3AD: iterative image inpainting with a structural-similarity mask.
+
+Nakanishi, Suzuki and Matsuo, Iterative Image Inpainting with Structural Similarity Mask for Anomaly
+Detection, 2020, https://openreview.net/forum?id=b4ach0lGuYO. Which source each default comes from
+is in the model card beside this file.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import optim
+
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin
+from anomalib_i3ad.post_processing import quantile
+
+from .discriminator import Discriminator
+from .generator import composite
+from .loss import adversarial_loss, discriminator_loss, reconstruction_loss
+from .torch_model import I3ADModel
+
+
+class I3AD(ReconstructionMixin, AnomalibModule):
+    """Detects anomalies by inpainting, again and again, what does not look normal.
+
+    A gated-convolution GAN learns to inpaint normal images. At test the image is inpainted piece by
+    piece, hidden where it differs from its inpainting, and inpainted again until only the defect is left.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both.
+        width: Channels of the generator's first layer, even; speed and size follow it.
+        stages: 1, or 2 to refine the inpainting with contextual attention.
+        discriminator_width: Channels of the discriminator's first layer.
+        l1_weight: Weight of the L1 term beside the adversarial one.
+        adversarial_weight: Weight of the adversarial term; 0 trains without a discriminator.
+        lattice_probability: Share of training holes that are lattice holes, the rest are free-form.
+        learning_rate: Learning rate of both Adam optimisers.
+        betas: Betas of both Adam optimisers.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer.
+        hole_seed: Seed of the training holes.
+        initial_grid: Lattice sizes of the first pass, even and dividing the image; several are averaged.
+        mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
+        score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
+        mask_threshold: Residual u from which a pixel is hidden again; ``None`` calibrates it.
+        mask_quantile: u is this quantile of the first residual on normal validation images.
+        max_iterations: Most inpaintings after the lattice pass.
+        min_shrink: An image stops when its hole lost less than this share of its area.
+        reinpaint: What is hidden and inpainted again: the ``original`` or the ``previous`` inpainting.
+        anomaly_map: The ``last`` residual, or the ``mean`` over iterations.
+        image_score: ``mean`` or ``max`` of the anomaly map, or mean of its highest per cent (``top_k``).
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument is none of the above or does not fit ``image_size``.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        width: int = 24,
+        stages: int = 1,
+        discriminator_width: int = 64,
+        l1_weight: float = 1.0,
+        adversarial_weight: float = 1.0,
+        lattice_probability: float = 0.5,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        max_train_steps: int | None = 20_000,
+        hole_seed: int = 0,
+        initial_grid: list[int] | None = None,
+        mask_residual: str = "ssim",
+        score_residual: str = "ssim",
+        mask_threshold: float | None = None,
+        mask_quantile: float = 0.97,
+        max_iterations: int = 4,
+        min_shrink: float = 0.05,
+        reinpaint: Literal["original", "previous"] = "original",
+        anomaly_map: Literal["last", "mean"] = "last",
+        image_score: Literal["mean", "max", "top_k"] = "mean",
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        super().__init__(
+            pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.automatic_optimization = False
+        self.model: I3ADModel = I3ADModel(
+            width=width,
+            stages=stages,
+            initial_grid=initial_grid,
+            mask_residual=mask_residual,
+            score_residual=score_residual,
+            mask_threshold=mask_threshold,
+            max_iterations=max_iterations,
+            min_shrink=min_shrink,
+            reinpaint=reinpaint,
+            anomaly_map=anomaly_map,
+            image_score=image_score,
+        )
+        self.model.check_size(*(self.input_size or size))
+        self.discriminator = Discriminator(discriminator_width) if adversarial_weight else None
+        self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, same numbers
+        self.optimizers_per_step = 2 if adversarial_weight else 1
+        self.l1_weight = l1_weight
+        self.adversarial_weight = adversarial_weight
+        self.lattice_probability = lattice_probability
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.max_train_steps = max_train_steps
+        self.hole_seed = hole_seed
+        self.calibrates_mask = mask_threshold is None
+        self.mask_quantile = mask_quantile
+
+    def configure_optimizers(self) -> list[optim.Optimizer]:
+        """One Adam each for the generator and the discriminator."""
+        networks = [self.model.generator, self.discriminator]
+        return [optim.Adam(net.parameters(), self.learning_rate, self.betas) for net in networks if net is not None]
+
+    def draw_holes(self, image: torch.Tensor) -> torch.Tensor:
+        """Holes ``(N, 1, H, W)`` for a training batch, a function of seed, step and process alone.
+
+        So a resumed run draws what an uninterrupted one would have drawn.
+        """
+        n, _, h, w = image.shape
+        rng = np.random.default_rng([self.hole_seed, self.train_step, self.global_rank])
+        lattices = self.model.lattices(h, w)
+        return training_holes(n, h, w, rng, lattices, self.lattice_probability).to(image)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of generator and discriminator, both judged before either moves."""
+        del batch_idx
+        image = batch.image
+        hole = self.draw_holes(image)
+        drawn = self.model.generator(image, hole)
+        l1 = reconstruction_loss(image, drawn)
+        loss, shown = self.l1_weight * l1, {"l1_loss": l1}
+        if self.discriminator is not None:
+            inpainted = composite(image, drawn[-1], hole)
+            # the generator's term must not leave gradients in the discriminator: one backward
+            # pass then serves both, which is also what lets DDP see every gradient once
+            self.discriminator.requires_grad_(requires_grad=False)
+            adversarial = adversarial_loss(self.discriminator(inpainted, hole))
+            self.discriminator.requires_grad_(requires_grad=True)
+            logits = self.discriminator(torch.cat([image, inpainted.detach()]), torch.cat([hole, hole]))
+            judged = discriminator_loss(*logits.chunk(2))
+            loss = loss + self.adversarial_weight * adversarial + judged
+            shown |= {"generator_loss": adversarial, "discriminator_loss": judged}
+        self.check_losses(**shown)
+        optimizers = self.optimizers(use_pl_optimizer=True)
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def on_validation_epoch_start(self) -> None:
+        """Calibrate u on the first residual of normal validation images.
+
+        Raises:
+            ValueError: If validation holds no normal image.
+        """
+        if not (self.calibrates_mask and self.trainer.state.fn == "fit"):
+            return
+        residuals = []
+        for batch in self.trainer.val_dataloaders:
+            image = batch.image[batch.gt_label == 0].to(self.device)
+            if len(image):
+                image = self.pre_processor(image) if self.pre_processor else image
+                with torch.autocast(self.device.type, enabled=False):
+                    residuals.append(self.model.mask_residual(image, self.model.first_inpainting(image)).cpu())
+        u = quantile(residuals, self.mask_quantile, self.trainer)
+        if np.isnan(u):
+            msg = "there is no normal validation image to calibrate on: set val_split_mode to from_train"
+            raise ValueError(msg)
+        self.model.mask_threshold.fill_(u)

@@ -1,0 +1,199 @@
+"""I3AD's iterative inference (Nakanishi, Suzuki and Matsuo, 2020, section 2)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from anomalib.data import InferenceBatch
+from anomalib_i3ad.components.masks import lattice_holes
+from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.while_loop import while_loop
+
+from .generator import Generator
+
+TOP_K_FRACTION = 0.01
+
+
+class Iteration(NamedTuple):
+    """What the iteration leaves behind, an entry an image.
+
+    ``inpainting`` (N, 3, H, W): the last x~. ``anomaly_map`` (N, 1, H, W). ``hole`` (N, 1, H, W): what
+    still differs. ``passes`` (N,): inpaintings after the lattice pass, 0 to ``max_iterations``.
+    """
+
+    inpainting: torch.Tensor
+    anomaly_map: torch.Tensor
+    hole: torch.Tensor
+    passes: torch.Tensor
+
+
+class I3ADModel(nn.Module):
+    """Hide what does not match, inpaint it, compare, and repeat until only the defect is left.
+
+    Args:
+        width: Channels of the generator's first layer.
+        stages: 1, or 2 with contextual attention.
+        initial_grid: Lattice sizes of the first pass; several are averaged.
+        mask_residual: Residual that decides what is hidden next.
+        score_residual: Residual that becomes the anomaly map.
+        mask_threshold: u, the mask residual from which a pixel is hidden; ``None`` leaves it to be
+            calibrated.
+        max_iterations: Most inpaintings after the lattice pass.
+        min_shrink: An image stops when its hole lost less than this share of its area.
+        reinpaint: What is masked next, the ``original`` image or the ``previous`` inpainting.
+        anomaly_map: ``last`` residual, or ``mean`` of all iterations.
+        image_score: ``mean`` or ``max`` of the map, or mean of its ``top_k`` per cent.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        width: int = 24,
+        stages: int = 1,
+        initial_grid: list[int] | None = None,
+        mask_residual: str = "ssim",
+        score_residual: str = "ssim",
+        mask_threshold: float | None = None,
+        max_iterations: int = 4,
+        min_shrink: float = 0.05,
+        reinpaint: Literal["original", "previous"] = "original",
+        anomaly_map: Literal["last", "mean"] = "last",
+        image_score: Literal["mean", "max", "top_k"] = "mean",
+    ) -> None:
+        super().__init__()
+        if max_iterations < 0:
+            msg = f"max_iterations {max_iterations} must be 0 or more"
+            raise ValueError(msg)
+        for name, value, choices in (
+            ("reinpaint", reinpaint, ("original", "previous")),
+            ("anomaly_map", anomaly_map, ("last", "mean")),
+            ("image_score", image_score, ("mean", "max", "top_k")),
+        ):
+            if value not in choices:
+                msg = f"{name} {value!r} must be one of {', '.join(map(repr, choices))}"
+                raise ValueError(msg)
+        self.generator = Generator(width, stages)
+        self.mask_residual = build_residual(mask_residual)
+        self.score_residual = self.mask_residual if score_residual == mask_residual else build_residual(score_residual)
+        self.initial_grid = initial_grid or [4]
+        self.max_iterations = max_iterations
+        self.min_shrink = min_shrink
+        self.reinpaint = reinpaint
+        self.anomaly_map = anomaly_map
+        self.image_score = image_score
+        self.mask_threshold: torch.Tensor
+        self.register_buffer("mask_threshold", torch.tensor(float("nan") if mask_threshold is None else mask_threshold))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Check that generator and lattices can take images of this size.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+        divisor = self.generator.size_divisor
+        if height % divisor or width % divisor:
+            msg = f"image of {height}x{width} pixels: the generator takes sides that are multiples of {divisor}"
+            raise ValueError(msg)
+        self.lattices(height, width)
+
+    def lattices(self, height: int, width: int) -> torch.Tensor:
+        """Initial holes ``(4 * len(initial_grid), 1, height, width)``."""
+        return torch.cat([lattice_holes(grid, height, width) for grid in self.initial_grid])
+
+    def first_inpainting(self, image: torch.Tensor) -> torch.Tensor:
+        """Inpaint every pixel from its surroundings: the lattice pass, stitched.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``(N, 3, H, W)``, each pixel taken from the pass in which it was hidden.
+        """
+        n, c, h, w = image.shape
+        holes = self.lattices(h, w).to(image)
+        passes = len(holes)
+        images = image[:, None].expand(n, passes, c, h, w).reshape(n * passes, c, h, w)
+        all_holes = holes[None].expand(n, passes, 1, h, w).reshape(n * passes, 1, h, w)
+        drawn = self.generator(images, all_holes)[-1].reshape(n, passes, c, h, w)
+        return (drawn * holes).sum(dim=1) / len(self.initial_grid)
+
+    def iterate(self, image: torch.Tensor) -> Iteration:
+        """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+        """
+        mask_of, score_of = self.mask_residual.against(image), self.score_residual.against(image)
+        shared = self.score_residual is self.mask_residual
+
+        def pixels(per_image: torch.Tensor) -> torch.Tensor:
+            return per_image[:, None, None, None] > 0
+
+        def hidden(residual: torch.Tensor) -> torch.Tensor:
+            return (residual >= self.mask_threshold).to(image.dtype)
+
+        def unfinished(i, inpainting, anomaly_map, hole, active, passes):  # noqa: ANN001, ANN202, ARG001
+            return (i < self.max_iterations) & (active > 0).any()
+
+        def inpaint_again(i, inpainting, anomaly_map, hole, active, passes):  # noqa: ANN001, ANN202
+            base = image if self.reinpaint == "original" else inpainting
+            update = pixels(active)
+            inpainting = torch.where(update, self.generator.inpaint(base, hole), inpainting)
+            mask_residual = mask_of(inpainting)
+            residual = mask_residual if shared else score_of(inpainting)
+            if self.anomaly_map == "mean":
+                residual = anomaly_map + residual
+            anomaly_map = torch.where(update, residual, anomaly_map)
+            next_hole = torch.where(update, hidden(mask_residual), hole)
+            before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
+            goes_on = (after > 0) & (before - after >= self.min_shrink * before)
+            return i + 1, inpainting, anomaly_map, next_hole, active * goes_on.to(active.dtype), passes + active
+
+        inpainting = self.first_inpainting(image)
+        mask_residual = mask_of(inpainting)
+        hole = hidden(mask_residual)
+        active = (hole.mean(dim=(1, 2, 3)) > 0).to(image.dtype)
+        state = (
+            torch.zeros((), dtype=torch.int64),
+            inpainting,
+            mask_residual if shared else score_of(inpainting),
+            hole,
+            active,
+            torch.zeros_like(active),
+        )
+        _, inpainting, anomaly_map, hole, _, passes = while_loop(unfinished, inpaint_again, state)
+        if self.anomaly_map == "mean":
+            anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
+        return Iteration(inpainting, anomaly_map, hole, passes)
+
+    def score(self, anomaly_map: torch.Tensor) -> torch.Tensor:
+        """Image score ``(N,)`` of a map ``(N, 1, H, W)``."""
+        flat = anomaly_map.flatten(1)
+        if self.image_score == "mean":
+            return flat.mean(dim=1)
+        if self.image_score == "max":
+            return flat.amax(dim=1)
+        return flat.topk(max(1, round(TOP_K_FRACTION * flat.shape[1])), dim=1).values.mean(dim=1)
+
+    def forward(self, image: torch.Tensor) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
+
+        Raises:
+            ValueError: If the size does not fit, or ``mask_threshold`` was never calibrated.
+        """
+        if not torch.compiler.is_exporting():
+            self.check_size(*image.shape[-2:])
+            if torch.isnan(self.mask_threshold):
+                msg = "mask_threshold is not calibrated: fit the model, load a fitted checkpoint, or pass a number"
+                raise ValueError(msg)
+        anomaly_map = self.iterate(image).anomaly_map
+        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)

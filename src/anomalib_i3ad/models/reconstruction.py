@@ -1,0 +1,152 @@
+"""What every model of this plugin asks of Lightning and anomalib."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+from anomalib_i3ad.pre_processing import AntialiasedResize
+
+
+class ReconstructionMixin:
+    """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
+
+    Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
+    a stop of the model's own, and checkpoints that are finite and fit the model.
+    """
+
+    #: Lightning's ``global_step`` counts the steps of every optimiser.
+    optimizers_per_step = 1
+    #: Training steps after which ``fit`` ends by itself; the trainer's own limits may end it earlier.
+    max_train_steps: int | None = None
+    _validated_at = -1
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Resize to ``image_size`` (height, width), 256 x 256 by default; values stay in [0, 1]."""
+        return PreProcessor(transform=AntialiasedResize(list(image_size or (256, 256))))
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Thresholds and normalisation from normal validation images."""
+        return QuantilePostProcessor()
+
+    @property
+    def learning_type(self) -> LearningType:
+        """Normal images only."""
+        return LearningType.ONE_CLASS
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """No sanity check: before training there is nothing to calibrate."""
+        return {"num_sanity_val_steps": 0}
+
+    def _infer(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:  # noqa: ANN401
+        """Score a batch in full precision, whatever the trainer's: the numbers of the exported graph."""
+        del args, kwargs
+        with torch.autocast(self.device.type, enabled=False):
+            return batch.update(**self.model(batch.image.float())._asdict())
+
+    validation_step = test_step = predict_step = _infer
+
+    def check_losses(self, **losses: torch.Tensor) -> None:
+        """Show losses in the progress bar and stop a run that diverges.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+        """
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        if bad:
+            msg = (
+                f"training diverged at step {self.train_step}: {', '.join(bad)} is not finite. "
+                "Lower learning_rate or use precision=32; the last checkpoint is intact."
+            )
+            raise FloatingPointError(msg)
+        self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
+
+    @property
+    def train_step(self) -> int:
+        """Training batches seen, over all epochs and resumed runs."""
+        return self.trainer.global_step // self.optimizers_per_step
+
+    def on_train_start(self) -> None:
+        """Refuse a fit that could not be calibrated at its end.
+
+        Raises:
+            ValueError: If there are no validation images.
+        """
+        super().on_train_start()
+        self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
+        if not sum(self.trainer.num_val_batches):
+            msg = (
+                "there are no validation images to calibrate thresholds on: "
+                "set the datamodule's val_split_mode to from_train and limit_val_batches above 0"
+            )
+            raise ValueError(msg)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """End the fit after ``max_train_steps``."""
+        super().on_train_batch_end(*args, **kwargs)
+        if self.max_train_steps is not None and self.train_step >= self.max_train_steps:
+            self.trainer.should_stop = True
+
+    def on_validation_end(self) -> None:
+        """Remember which weights the calibration belongs to."""
+        super().on_validation_end()
+        self._validated_at = self.trainer.global_step
+
+    def on_train_epoch_end(self) -> None:
+        """Calibrate the final weights where the trainer's schedule would not."""
+        super().on_train_epoch_end()
+        trainer = self.trainer
+        ends = (
+            trainer.should_stop
+            or 0 < trainer.max_steps <= trainer.global_step
+            or (trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1)
+        )
+        if ends and self._validated_at != trainer.global_step:
+            trainer.validating = True  # as Lightning's own training loop runs it
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save weights that are not finite.
+
+        Raises:
+            FloatingPointError: If there are any.
+        """
+        super().on_save_checkpoint(checkpoint)
+        bad = [name for name, parameter in self.named_parameters() if not torch.isfinite(parameter).all()]
+        if bad:
+            msg = f"training diverged: {bad[0]} is not finite; the checkpoint is not saved"
+            raise FloatingPointError(msg)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of a model built with other arguments.
+
+        Raises:
+            ValueError: If weights do not fit; it names the arguments that differ.
+        """
+        super().on_load_checkpoint(checkpoint)
+        mine, theirs = self.model.state_dict(prefix="model."), checkpoint["state_dict"]
+        if any(name not in theirs or theirs[name].shape != value.shape for name, value in mine.items()):
+            saved = checkpoint.get("hyper_parameters", {})
+            differing = [
+                f"{name}={saved[name]} (this model: {value})"
+                for name, value in self.hparams.items()
+                if name in saved and saved[name] != value
+            ]
+            msg = (
+                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
+                f"{', '.join(differing) or 'another version of it'}. Build the model with the checkpoint's arguments."
+            )
+            raise ValueError(msg)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
+        kwargs.setdefault("opset_version", 18)
+        return super().to_onnx(*args, **kwargs)

@@ -1,0 +1,45 @@
+"""A resize whose exported graph sees the same pixels as the engine."""
+
+from typing import Any
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Resize
+
+
+def _interpolation_weights(size_in: torch.Tensor | int, size_out: int, like: torch.Tensor) -> torch.Tensor:
+    """Triangle-filter weights ``(size_out, size_in)`` of one axis; ``size_in`` may be symbolic."""
+    scale = size_in / size_out
+    support = torch.clamp(torch.ones((), dtype=torch.float32, device=like.device) * scale, min=1.0)
+    target = (torch.arange(size_out, dtype=torch.float32, device=like.device) + 0.5) * scale
+    source = torch.arange(size_in, dtype=torch.float32, device=like.device) + 0.5
+    weights = torch.relu(1 - (source[None, :] - target[:, None]).abs() / support)
+    return (weights / weights.sum(dim=1, keepdim=True)).to(like.dtype)
+
+
+class AntialiasedResize(Resize):
+    """Bilinear resize with antialiasing, as two matrix products.
+
+    Same numbers as ``torchvision.transforms.v2.Resize(size, antialias=True)`` on float images.
+    anomalib turns antialiasing off in the graph it exports, since ONNX cannot express it; this one
+    exports as it is, with static or dynamic input size. Masks are resized to the nearest pixel.
+
+    Args:
+        size: Height and width of the output in pixels.
+    """
+
+    def __init__(self, size: list[int]) -> None:
+        super().__init__(list(size), antialias=True)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Resize images ``(..., H, W)`` in [0, 1]; called by torchvision."""
+        if not isinstance(inpt, torch.Tensor) or isinstance(inpt, tv_tensors.Mask) or not inpt.is_floating_point():
+            return super().transform(inpt, params)
+        height, width = self.size
+        if not torch.compiler.is_exporting() and inpt.shape[-2:] == (height, width):
+            return inpt
+        image = inpt.as_subclass(torch.Tensor)
+        rows = _interpolation_weights(image.shape[-2], height, image)
+        columns = _interpolation_weights(image.shape[-1], width, image)
+        resized = torch.matmul(torch.matmul(rows, image), columns.transpose(0, 1))
+        return tv_tensors.wrap(resized, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else resized
