@@ -1,5 +1,6 @@
 """Data modules."""
 
 from .mvtec import MVTec
+from .textures import Textures
 
-__all__ = ["MVTec"]
+__all__ = ["MVTec", "Textures"]
