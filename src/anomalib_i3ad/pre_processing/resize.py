@@ -7,14 +7,14 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
 
-def _interpolation_weights(size_in: torch.Tensor | int, size_out: int, like: torch.Tensor) -> torch.Tensor:
+def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> torch.Tensor:
     """Triangle-filter weights ``(size_out, size_in)`` of one axis; ``size_in`` may be symbolic."""
+    source = torch.arange(size_in, device=like.device).to(like.dtype) + 0.5
+    target = torch.arange(size_out, device=like.device).to(like.dtype) + 0.5
     scale = size_in / size_out
-    support = torch.clamp(torch.ones((), dtype=torch.float32, device=like.device) * scale, min=1.0)
-    target = (torch.arange(size_out, dtype=torch.float32, device=like.device) + 0.5) * scale
-    source = torch.arange(size_in, dtype=torch.float32, device=like.device) + 0.5
-    weights = torch.relu(1 - (source[None, :] - target[:, None]).abs() / support)
-    return (weights / weights.sum(dim=1, keepdim=True)).to(like.dtype)
+    distance = source[None, :] - scale * target[:, None]
+    weights = torch.relu(1 - distance.abs() / torch.sym_max(scale, 1.0))
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 class AntialiasedResize(Resize):
@@ -38,8 +38,8 @@ class AntialiasedResize(Resize):
         height, width = self.size
         if not torch.compiler.is_exporting() and inpt.shape[-2:] == (height, width):
             return inpt
-        image = inpt.as_subclass(torch.Tensor)
-        rows = _interpolation_weights(image.shape[-2], height, image)
-        columns = _interpolation_weights(image.shape[-1], width, image)
-        resized = torch.matmul(torch.matmul(rows, image), columns.transpose(0, 1))
-        return tv_tensors.wrap(resized, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else resized
+        if isinstance(inpt, tv_tensors.TVTensor):  # torch.export cannot trace the unwrapping
+            return tv_tensors.wrap(self.transform(inpt.as_subclass(torch.Tensor), params), like=inpt)
+        rows = _interpolation_weights(inpt.shape[-2], height, inpt)
+        columns = _interpolation_weights(inpt.shape[-1], width, inpt)
+        return torch.matmul(torch.matmul(rows, inpt), columns.transpose(0, 1))
