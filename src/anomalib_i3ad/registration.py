@@ -2,6 +2,8 @@
 
 import anomalib.data
 import anomalib.models
+import pandas as pd
+from anomalib.pipelines.benchmark.job import BenchmarkJob
 from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY
 
 from . import data, models, pre_processing
@@ -18,3 +20,5 @@ def register() -> None:
         for name in names.__all__:
             setattr(module, name, getattr(names, name))
     TRANSFORM_REGISTRY.register(pre_processing.AntialiasedResize)
+    # anomalib 2.7 fails, and loses every result, where the models compared have different init_args
+    BenchmarkJob.collect = staticmethod(pd.DataFrame)

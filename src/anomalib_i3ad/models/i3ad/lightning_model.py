@@ -46,7 +46,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
         hole_seed: Seed of the training holes.
-        initial_grid: Lattice sizes of the first pass, even and dividing the image; several are averaged.
+        initial_grid: Lattice size of the first pass, even and dividing the image; several are averaged.
         mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
         mask_threshold: Residual u from which a pixel is hidden again; ``None`` calibrates it.
@@ -78,7 +78,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         betas: tuple[float, float] = (0.5, 0.999),
         max_train_steps: int | None = 20_000,
         hole_seed: int = 0,
-        initial_grid: list[int] | None = None,
+        initial_grid: int | list[int] = 4,
         mask_residual: str = "ssim",
         score_residual: str = "ssim",
         mask_threshold: float | None = None,

@@ -34,7 +34,7 @@ class I3ADModel(nn.Module):
     Args:
         width: Channels of the generator's first layer.
         stages: 1, or 2 with contextual attention.
-        initial_grid: Lattice sizes of the first pass; several are averaged.
+        initial_grid: Lattice size of the first pass, or several that are averaged.
         mask_residual: Residual that decides what is hidden next.
         score_residual: Residual that becomes the anomaly map.
         mask_threshold: u, the mask residual from which a pixel is hidden; ``None`` leaves it to be
@@ -53,7 +53,7 @@ class I3ADModel(nn.Module):
         self,
         width: int = 24,
         stages: int = 1,
-        initial_grid: list[int] | None = None,
+        initial_grid: int | list[int] = 4,
         mask_residual: str = "ssim",
         score_residual: str = "ssim",
         mask_threshold: float | None = None,
@@ -78,7 +78,7 @@ class I3ADModel(nn.Module):
         self.generator = Generator(width, stages)
         self.mask_residual = build_residual(mask_residual)
         self.score_residual = self.mask_residual if score_residual == mask_residual else build_residual(score_residual)
-        self.initial_grid = initial_grid or [4]
+        self.initial_grid = [initial_grid] if isinstance(initial_grid, int) else list(initial_grid)
         self.max_iterations = max_iterations
         self.min_shrink = min_shrink
         self.reinpaint = reinpaint

@@ -1,0 +1,38 @@
+"""Fixtures: a small texture on disk, real images when they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from anomalib_i3ad import Textures
+
+TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
+
+
+@pytest.fixture(autouse=True)
+def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """anomalib writes results, runs and caches into the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def texture_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root in which the tiny fabric has been drawn."""
+    root = tmp_path_factory.mktemp("textures")
+    Textures(root=root, **TINY).prepare_data()
+    return root
+
+
+@pytest.fixture
+def textures(texture_root: Path) -> Textures:
+    """Datamodule over the tiny fabric."""
+    return Textures(root=texture_root, **TINY, train_batch_size=4, eval_batch_size=4, num_workers=0)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of real images named by ``I3AD_DATA``."""
+    if "I3AD_DATA" not in os.environ:
+        pytest.skip("needs real images: set I3AD_DATA to a folder that holds MVTecAD/bottle")
+    return Path(os.environ["I3AD_DATA"])

@@ -1,0 +1,172 @@
+"""What every model of the plugin must pass; its own test is a subclass of a few lines."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime
+import openvino as ov
+import pytest
+import torch
+
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, get_model, list_models
+from anomalib_i3ad import Textures
+
+SCORE_TOLERANCE = 1e-4
+MAP_TOLERANCE = 1e-3
+
+
+def make_engine(**kwargs: Any) -> Engine:  # noqa: ANN401
+    """Engine that trains a tiny model quietly on the CPU."""
+    return Engine(accelerator="cpu", devices=1, enable_progress_bar=False, **{"max_epochs": 2, **kwargs})
+
+
+def make_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Smooth random images ``(count, 3, height, width)`` in [0, 1]."""
+    nodes = torch.rand(count, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(nodes, (height, width), mode="bicubic").clamp(0, 1)
+
+
+class ModelTester:
+    """Subclass it as ``TestName`` and set the three attributes."""
+
+    model_class: ClassVar[type[AnomalibModule]]
+    name: ClassVar[str]
+    #: Constructor arguments of a model that trains in seconds.
+    tiny: ClassVar[dict[str, Any]]
+    #: Arguments, over ``tiny``, with which a checkpoint of ``tiny`` does not fit.
+    unfit: ClassVar[dict[str, Any]]
+
+    @pytest.fixture(scope="class")
+    def fitted(self, texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnomalibModule, Path]:
+        """Model after two epochs on the tiny fabric, and its checkpoint."""
+        torch.manual_seed(0)
+        model = self.model_class(**self.tiny)
+        engine = make_engine(default_root_dir=tmp_path_factory.mktemp("fitted"))
+        engine.fit(model, datamodule=self.datamodule(texture_root))
+        return model.eval(), Path(engine.best_model_path)
+
+    @staticmethod
+    def datamodule(root: Path) -> Textures:
+        """Datamodule over the tiny fabric."""
+        return Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=4, num_workers=0)
+
+    def test_is_known_to_anomalib(self) -> None:
+        assert isinstance(get_model(self.name, **self.tiny), self.model_class)
+        path = f"anomalib_i3ad.{self.model_class.__name__}"
+        assert isinstance(get_model({"class_path": path, "init_args": self.tiny}), self.model_class)
+        assert self.model_class.__name__ in list_models("pascal")
+
+    def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
+        model, checkpoint = fitted
+        processor = model.post_processor
+        assert 0 < processor.image_threshold < 1
+        assert 0 < processor.pixel_threshold < 1
+        loaded = self.model_class.load_from_checkpoint(checkpoint)
+        assert loaded.post_processor.image_threshold == processor.image_threshold
+        assert loaded.post_processor.pixel_threshold == processor.pixel_threshold
+
+    def test_checkpoint_gives_the_same_scores(self, fitted: tuple[AnomalibModule, Path]) -> None:
+        model, checkpoint = fitted
+        loaded = self.model_class.load_from_checkpoint(checkpoint).eval()
+        image = make_images(2, 90, 70)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(image).anomaly_map, model(image).anomaly_map, rtol=0, atol=0)
+
+    def test_refuses_a_checkpoint_of_other_arguments(self, fitted: tuple[AnomalibModule, Path], texture_root: Path) -> None:
+        other = self.model_class(**{**self.tiny, **self.unfit})
+        name, value = next(iter(self.unfit.items()))
+        with pytest.raises(ValueError, match=rf"{name}={self.tiny[name]} \(this model: {value}\)"):
+            make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
+
+    def test_same_seed_same_weights(self, texture_root: Path) -> None:
+        weights = []
+        for _ in range(2):
+            torch.manual_seed(3)
+            model = self.model_class(**self.tiny)
+            make_engine(max_epochs=1).fit(model, datamodule=self.datamodule(texture_root))
+            weights.append(torch.cat([p.detach().flatten() for p in model.model.parameters()]))
+        assert torch.equal(*weights)
+
+    def test_resumes_with_its_optimisers(self, fitted: tuple[AnomalibModule, Path], texture_root: Path) -> None:
+        model = self.model_class(**self.tiny)
+        engine = make_engine(max_epochs=3)
+        engine.fit(model, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
+        batches = len(self.loader_of(texture_root))
+        for optimizer in engine.trainer.optimizers:
+            steps = {int(state["step"]) for state in optimizer.state.values()}
+            assert steps == {3 * batches}
+
+    def loader_of(self, root: Path) -> Any:  # noqa: ANN401
+        """Training batches of the tiny fabric."""
+        datamodule = self.datamodule(root)
+        datamodule.setup()
+        return datamodule.train_dataloader()
+
+    def test_a_batch_scores_as_its_images_do_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
+        image = make_images(5, 64, 64)
+        with torch.no_grad():
+            together = fitted[0](image)
+            alone = [fitted[0](single) for single in image.split(1)]
+        torch.testing.assert_close(together.pred_score, torch.cat([one.pred_score for one in alone]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=1e-4)
+
+    def test_predict_equals_the_module(self, fitted: tuple[AnomalibModule, Path], textures: Textures) -> None:
+        textures.setup()
+        engine = make_engine()
+        predictions = engine.predict(fitted[0], dataloaders=textures.test_dataloader())
+        for batch, item in zip(predictions, textures.test_dataloader(), strict=True):
+            with torch.no_grad():
+                expected = fitted[0](item.image.as_subclass(torch.Tensor))
+            torch.testing.assert_close(batch.pred_score, expected.pred_score, rtol=0, atol=1e-6)
+            assert torch.equal(batch.pred_label, expected.pred_label)
+
+    @pytest.mark.parametrize("input_size", [None, (90, 70)], ids=["dynamic", "static"])
+    def test_exports_agree(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, input_size: tuple[int, int] | None) -> None:
+        model, _ = fitted
+        onnx_path = model.to_onnx(tmp_path, input_size=input_size)
+        xml_path = model.to_openvino(tmp_path, input_size=input_size)
+        session = onnxruntime.InferenceSession(onnx_path)
+        compiled = ov.Core().compile_model(xml_path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        sizes = [input_size] if input_size else [(90, 70), (64, 64), (50, 131)]
+        for count, (height, width) in enumerate(sizes, start=1):
+            image = make_images(count, height, width)
+            with torch.no_grad():
+                expected = model(image)
+            names = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+            by_onnx = dict(zip(names, session.run(names, {"input": image.numpy()}), strict=True))
+            by_openvino = compiled(image.numpy())
+            for result in (by_onnx, by_openvino):
+                assert np.abs(result["pred_score"] - expected.pred_score.numpy()).max() < SCORE_TOLERANCE
+                assert np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max() < MAP_TOLERANCE
+                assert (result["pred_label"] == expected.pred_label.numpy()).all()
+
+    def test_exports_to_torch(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path) -> None:
+        image = make_images(1, 64, 64)
+        loaded = torch.load(fitted[0].to_torch(tmp_path), weights_only=False)["model"].eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(image).pred_score, fitted[0](image).pred_score)
+
+    def test_ends_by_itself(self, texture_root: Path) -> None:
+        model = self.model_class(**self.tiny, max_train_steps=5)
+        engine = make_engine(max_epochs=None, check_val_every_n_epoch=50)
+        engine.fit(model, datamodule=self.datamodule(texture_root))
+        assert model.train_step == 5
+        # calibrated at the end although the validation schedule would not have come round
+        saved = self.model_class.load_from_checkpoint(engine.best_model_path)
+        assert 0 < saved.post_processor.image_threshold < 1
+        for mine, theirs in zip(model.model.parameters(), saved.model.parameters(), strict=True):
+            assert torch.equal(mine, theirs)
+
+    def test_stops_when_training_diverges(self, texture_root: Path) -> None:
+        model = self.model_class(**self.tiny)
+        engine = make_engine()
+        next(model.model.parameters()).data.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="diverged at step 0"):
+            engine.fit(model, datamodule=self.datamodule(texture_root))
+        assert not list(Path().rglob("*.ckpt"))
+
+    def test_refuses_to_fit_without_validation_images(self, texture_root: Path) -> None:
+        with pytest.raises(ValueError, match="val_split_mode"):
+            make_engine(limit_val_batches=0).fit(self.model_class(**self.tiny), datamodule=self.datamodule(texture_root))

@@ -1,0 +1,144 @@
+"""Shared layers against independent oracles."""
+
+import kornia
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import Resize
+
+from anomalib_i3ad.components.gated_conv import GatedConv2d
+from anomalib_i3ad.components.masks import free_form_hole, lattice_holes, training_holes
+from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.ssim import SSIM
+from anomalib_i3ad.pre_processing import AntialiasedResize
+
+
+def pair(height: int, width: int, channels: int = 3, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(height)
+    image = torch.rand(2, channels, height, width, generator=generator)
+    other = (image + noise * torch.randn(image.shape, generator=generator)).clamp(0, 1)
+    return image, other
+
+
+class TestSSIM:
+    @pytest.mark.parametrize(("height", "width", "channels"), [(64, 64, 3), (33, 57, 3), (128, 96, 1)])
+    def test_equals_scikit_image_border_included(self, height: int, width: int, channels: int) -> None:
+        image, other = pair(height, width, channels)
+        for ours, x, y in zip(SSIM()(image, other), image.double(), other.double(), strict=True):
+            _, expected = structural_similarity(
+                x.permute(1, 2, 0).numpy(),
+                y.permute(1, 2, 0).numpy(),
+                channel_axis=2,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                data_range=1,
+                full=True,
+            )
+            assert np.abs(ours[0].numpy() - expected.mean(axis=2)).max() < 2e-5
+
+    def test_equals_kornia_away_from_the_border(self) -> None:
+        image, other = pair(64, 48)
+        expected = kornia.metrics.ssim(image, other, window_size=11).mean(dim=1, keepdim=True)
+        assert (SSIM()(image, other) - expected)[..., 5:-5, 5:-5].abs().max() < 1e-4
+
+    @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+    def test_flat_images_by_hand(self, value: float) -> None:
+        x, y = torch.full((1, 3, 20, 20), value), torch.full((1, 3, 20, 20), 0.25)
+        expected = (2 * value * 0.25 + 1e-4) / (value**2 + 0.25**2 + 1e-4)
+        torch.testing.assert_close(SSIM()(x, y), torch.full((1, 1, 20, 20), expected), rtol=0, atol=2e-4)
+
+    def test_keeps_its_precision_in_flat_bright_regions(self) -> None:
+        """Where the usual form loses four digits."""
+        image = 0.98 + 0.001 * torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+        other = image.flip(-1)
+        exact = SSIM().double()(image.double(), other.double())
+        assert (SSIM()(image, other) - exact).abs().max() < 1e-6
+
+
+class TestResiduals:
+    @pytest.mark.parametrize("name", ["ssim", "l2"])
+    def test_are_exactly_zero_where_nothing_differs(self, name: str) -> None:
+        image, _ = pair(64, 64)
+        other = image.clone()
+        other[..., 30:34, 30:34] = 1 - other[..., 30:34, 30:34]
+        residual = build_residual(name)(image, other)
+        assert residual.shape == (2, 1, 64, 64)
+        assert (residual[..., :25, :] == 0).all()
+        assert (residual[..., 31:33, 31:33] > 0).all()
+
+    def test_values_by_hand(self) -> None:
+        image, other = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+        other[:, 0] = 0.6
+        assert build_residual("l2")(image, other)[0, 0, 4, 4].item() == pytest.approx(0.12)
+        # one channel of three differs, flat: its SSIM is C1 / (0.36 + C1)
+        expected = (1 - 1e-4 / (0.36 + 1e-4)) / 3 / 2
+        assert build_residual("ssim")(image, other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
+
+
+class TestGatedConv2d:
+    def test_by_hand(self) -> None:
+        layer = GatedConv2d(1, 1, 3)
+        with torch.no_grad():
+            layer.conv.weight.zero_()
+            layer.conv.weight[0, 0, 1, 1], layer.conv.weight[1, 0, 1, 1] = 2.0, -1.0
+            layer.conv.bias.copy_(torch.tensor([0.0, 0.5]))
+        x = torch.tensor([[[[1.0, -1.0]]]])
+        # features 2, -2 -> ELU 2, e^-2 - 1; gate -0.5, 1.5 -> sigmoid
+        expected = [2 / (1 + np.exp(0.5)), (np.exp(-2) - 1) / (1 + np.exp(-1.5))]
+        assert layer(x).flatten().tolist() == pytest.approx(expected, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("options", "size"),
+        [({}, (9, 14)), ({"stride": 2}, (5, 7)), ({"dilation": 4}, (9, 14)), ({"upsample": True}, (18, 28))],
+    )
+    def test_sizes(self, options: dict, size: tuple[int, int]) -> None:
+        assert GatedConv2d(2, 3, **options)(torch.rand(1, 2, 9, 14)).shape == (1, 3, *size)
+
+
+class TestHoles:
+    @pytest.mark.parametrize("grid", [2, 4, 8, 16])
+    def test_lattices_are_disjoint_and_cover(self, grid: int) -> None:
+        holes = lattice_holes(grid, 64, 96)
+        assert holes.shape == (4, 1, 64, 96)
+        assert torch.equal(holes.sum(dim=0), torch.ones(1, 64, 96))
+        assert holes.mean(dim=(1, 2, 3)).tolist() == [0.25] * 4
+
+    def test_lattice_of_the_figure(self) -> None:
+        """First of the "4 by 4 patched masks": cells of a quarter, every other one from the corner."""
+        row = [1, 0, 1, 0]
+        assert lattice_holes(4, 4, 4)[0, 0].tolist() == [row, [0] * 4, row, [0] * 4]
+
+    @pytest.mark.parametrize("side", [64, 128, 256])
+    def test_free_form_holes_hide_a_third(self, side: int) -> None:
+        rng = np.random.default_rng(0)
+        share = np.array([free_form_hole(side, side, rng).mean() for _ in range(400)])
+        assert 0.28 < share.mean() < 0.36
+        low, high = np.quantile(share, [0.05, 0.95])
+        assert 0.18 < low < 0.25
+        assert 0.40 < high < 0.50
+
+    def test_training_holes_mix_both_kinds(self) -> None:
+        lattices = lattice_holes(4, 32, 32)
+        rng = np.random.default_rng(0)
+        holes = training_holes(400, 32, 32, rng, lattices, 0.5)
+        is_lattice = (holes[:, None] == lattices[None]).all(dim=(2, 3, 4)).any(dim=1)
+        assert 160 < is_lattice.sum() < 240
+        assert holes.unique().tolist() == [0, 1]
+
+
+class TestAntialiasedResize:
+    @pytest.mark.parametrize("size", [(900, 900), (1024, 768), (100, 77), (64, 48), (31, 300)])
+    def test_equals_torchvision(self, size: tuple[int, int]) -> None:
+        image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        expected = Resize([64, 48], antialias=True)(image)
+        assert (AntialiasedResize([64, 48])(image) - expected).abs().max() < 1e-6
+
+    def test_masks_take_the_nearest_pixel(self) -> None:
+        image, mask = tv_tensors.Image(torch.rand(3, 50, 70)), tv_tensors.Mask(torch.rand(50, 70) > 0.5)
+        small, small_mask = AntialiasedResize([20, 30])(image, mask)
+        assert isinstance(small, tv_tensors.Image)
+        assert torch.equal(small_mask, Resize([20, 30])(image, mask)[1])
+        assert small_mask.dtype == torch.bool

@@ -1,0 +1,109 @@
+"""Embedded textures and the MVTec datamodule."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from anomalib.data.utils import LabelName
+from anomalib_i3ad import MVTec, Textures
+from anomalib_i3ad.data.defects import DEFECTS
+
+
+def read_all(root: Path) -> dict[str, np.ndarray]:
+    return {str(path.relative_to(root)): cv2.imread(str(path)) for path in sorted(root.rglob("*.png"))}
+
+
+@pytest.mark.parametrize("category", ["fabric", "brick", "grass", "gravel"])
+def test_layout_and_masks(tmp_path: Path, category: str) -> None:
+    datamodule = Textures(tmp_path, category, image_size=64, train_count=10, test_count=14, num_workers=0)
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (9, 1, 28)
+    assert (datamodule.val_data.samples.label_index == LabelName.NORMAL).all()
+    kinds = set(datamodule.test_data.samples.label) - {"good"}
+    assert kinds == set(DEFECTS) | ({"missing_yarn", "double_yarn"} if category == "fabric" else set())
+    for item in datamodule.test_data:
+        assert item.image.shape == (3, 64, 64)
+        share = item.gt_mask.float().mean()
+        assert (0.002 < share < 0.2) if item.gt_label else share == 0
+
+
+def test_defects_change_the_picture_where_the_mask_says() -> None:
+    picture = np.random.default_rng(0).uniform(0.3, 0.7, (96, 96, 3))
+    for name, draw in DEFECTS.items():
+        changed, mask = draw(picture, np.random.default_rng(1))
+        difference = np.abs(changed - picture).max(axis=2)
+        assert difference[mask].mean() > 0.05, name
+        far = cv2.dilate(mask.astype(np.uint8), np.ones((13, 13))) == 0
+        assert difference[far].max() < 1e-6, name
+
+
+def test_same_seed_same_pictures_and_another_seed_others(tmp_path: Path) -> None:
+    def draw(root: str, seed: int) -> dict[str, np.ndarray]:
+        datamodule = Textures(tmp_path / root, image_size=64, train_count=3, test_count=7, seed=seed)
+        datamodule.prepare_data()
+        return read_all(datamodule.root)
+
+    first, second, third = draw("a", 1), draw("b", 1), draw("c", 2)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert not np.array_equal(first["fabric/train/good/000.png"], third["fabric/train/good/000.png"])
+
+
+def test_photographs_train_and_test_on_disjoint_regions(tmp_path: Path) -> None:
+    """No test picture is found in the training region of the photograph."""
+    import skimage
+
+    datamodule = Textures(tmp_path, "gravel", image_size=64, train_count=2, test_count=5)
+    datamodule.prepare_data()
+    photograph = skimage.data.gravel()
+    for split, inside in (("train", True), ("test", False)):
+        for path in (datamodule.root / "gravel" / split / "good").glob("*.png"):
+            match = cv2.matchTemplate(photograph, cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), cv2.TM_CCOEFF_NORMED)
+            _, best, _, (_, top) = cv2.minMaxLoc(match)
+            assert best > 0.9
+            assert (top + 64 <= 308) if inside else (top >= 307)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"category": "silk"}, "'silk' must be one of 'fabric'"), ({"image_size": 32}, "from 64 to 192")],
+)
+def test_bad_arguments_are_refused_by_name(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Textures(**arguments)
+
+
+class TestMVTec:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        Textures(tmp_path, image_size=64, train_count=4, test_count=7).prepare_data()
+        return next(tmp_path.glob("*px*")) / "fabric"
+
+    def test_validates_on_held_out_normal_images(self, folder: Path) -> None:
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.25)
+        datamodule.setup()
+        held_out = set(datamodule.val_data.samples.image_path)
+        assert len(held_out) == 1
+        assert held_out.isdisjoint(datamodule.train_data.samples.image_path)
+        assert held_out.isdisjoint(datamodule.test_data.samples.image_path)
+        assert torch.is_tensor(datamodule.train_data[0].image)
+
+    def test_names_a_truncated_image_before_training(self, folder: Path) -> None:
+        broken = folder / "test" / "spot" / "000.png"
+        broken.write_bytes(broken.read_bytes()[:2000])
+        with pytest.raises(ValueError, match=r"1 images cannot be read.*spot/000.png"):
+            MVTec(folder.parent, "fabric").setup()
+
+    def test_names_an_empty_category(self, folder: Path) -> None:
+        for path in (folder / "train").rglob("*.png"):
+            path.unlink()
+        with pytest.raises(ValueError, match=r"fabric/train holds no images: expected train/good"):
+            MVTec(folder.parent, "fabric").setup()
+
+    def test_names_the_categories_there_are_instead_of_downloading(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match="no category 'botle', only fabric"):
+            MVTec(folder.parent, "botle").prepare_data()
