@@ -11,10 +11,10 @@ from argparse import ArgumentParser
 from collections import Counter
 
 import torch
-from rich.progress import track
-
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUPRO, AUROC
+from rich.progress import track
+
 from anomalib_i3ad import I3AD, MVTec
 from anomalib_i3ad.components.residuals import RESIDUALS, build_residual
 
@@ -61,14 +61,17 @@ print("|---|---|---|---|---|---|---|")
 for (n, name, kind), parts in maps.items():
     anomaly_map = torch.cat(parts)
 
-    def image_auroc(score: torch.Tensor) -> float:
-        metric = AUROC(fields=["pred_score", "gt_label"])
-        metric.update(ImageBatch(image=anomaly_map, pred_score=score, gt_label=label))
-        return metric.compute().item()
-
-    row = [image_auroc(anomaly_map.flatten(1).mean(dim=1)), image_auroc(anomaly_map.flatten(1).amax(dim=1))]
-    for metric in (AUROC(fields=["anomaly_map", "gt_mask"]), AUPRO(fields=["anomaly_map", "gt_mask"])):
-        metric.update(ImageBatch(image=anomaly_map, anomaly_map=anomaly_map, gt_mask=mask))
+    flat = anomaly_map.flatten(1)
+    row = []
+    for metric, score in (
+        (AUROC(fields=["pred_score", "gt_label"]), flat.mean(dim=1)),
+        (AUROC(fields=["pred_score", "gt_label"]), flat.amax(dim=1)),
+        (AUROC(fields=["anomaly_map", "gt_mask"]), None),
+        (AUPRO(fields=["anomaly_map", "gt_mask"]), None),
+    ):
+        metric.update(
+            ImageBatch(image=anomaly_map, pred_score=score, gt_label=label, anomaly_map=anomaly_map, gt_mask=mask)
+        )
         row.append(metric.compute().item())
     print(f"| {n} | {name} | {kind} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
 for kind, chosen in (("normal", label == 0), ("defective", label == 1)):

@@ -8,16 +8,16 @@ import onnxruntime
 import openvino as ov
 import pytest
 import torch
-
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
+
 from anomalib_i3ad import Textures
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
 
 
-def make_engine(**kwargs: Any) -> Engine:  # noqa: ANN401
+def make_engine(**kwargs: Any) -> Engine:
     """Engine that trains a tiny model quietly on the CPU."""
     return Engine(accelerator="cpu", devices=1, enable_progress_bar=False, **{"max_epochs": 2, **kwargs})
 
@@ -74,7 +74,9 @@ class ModelTester:
         with torch.no_grad():
             torch.testing.assert_close(loaded(image).anomaly_map, model(image).anomaly_map, rtol=0, atol=0)
 
-    def test_refuses_a_checkpoint_of_other_arguments(self, fitted: tuple[AnomalibModule, Path], texture_root: Path) -> None:
+    def test_refuses_a_checkpoint_of_other_arguments(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
+    ) -> None:
         other = self.model_class(**{**self.tiny, **self.unfit})
         name, value = next(iter(self.unfit.items()))
         with pytest.raises(ValueError, match=rf"{name}={self.tiny[name]} \(this model: {value}\)"):
@@ -98,7 +100,7 @@ class ModelTester:
             steps = {int(state["step"]) for state in optimizer.state.values()}
             assert steps == {3 * batches}
 
-    def loader_of(self, root: Path) -> Any:  # noqa: ANN401
+    def loader_of(self, root: Path) -> Any:
         """Training batches of the tiny fabric."""
         datamodule = self.datamodule(root)
         datamodule.setup()
@@ -110,7 +112,9 @@ class ModelTester:
             together = fitted[0](image)
             alone = [fitted[0](single) for single in image.split(1)]
         torch.testing.assert_close(together.pred_score, torch.cat([one.pred_score for one in alone]), rtol=0, atol=1e-5)
-        torch.testing.assert_close(together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            together.anomaly_map, torch.cat([one.anomaly_map for one in alone]), rtol=0, atol=1e-4
+        )
 
     def test_predict_equals_the_module(self, fitted: tuple[AnomalibModule, Path], textures: Textures) -> None:
         textures.setup()
@@ -123,7 +127,9 @@ class ModelTester:
             assert torch.equal(batch.pred_label, expected.pred_label)
 
     @pytest.mark.parametrize("input_size", [None, (90, 70)], ids=["dynamic", "static"])
-    def test_exports_agree(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, input_size: tuple[int, int] | None) -> None:
+    def test_exports_agree(
+        self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, input_size: tuple[int, int] | None
+    ) -> None:
         model, _ = fitted
         onnx_path = model.to_onnx(tmp_path, input_size=input_size)
         xml_path = model.to_openvino(tmp_path, input_size=input_size)
@@ -169,4 +175,6 @@ class ModelTester:
 
     def test_refuses_to_fit_without_validation_images(self, texture_root: Path) -> None:
         with pytest.raises(ValueError, match="val_split_mode"):
-            make_engine(limit_val_batches=0).fit(self.model_class(**self.tiny), datamodule=self.datamodule(texture_root))
+            make_engine(limit_val_batches=0).fit(
+                self.model_class(**self.tiny), datamodule=self.datamodule(texture_root)
+            )

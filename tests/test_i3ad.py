@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from model_tester import ModelTester, make_engine, make_images
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import lattice_holes
@@ -13,6 +12,7 @@ from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator, composite
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
 from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
+from model_tester import ModelTester, make_engine, make_images
 
 TINY = {"image_size": 64, "width": 4, "discriminator_width": 8, "learning_rate": 1e-3}
 
@@ -25,7 +25,7 @@ class TestI3AD(ModelTester):
     tiny = TINY
     unfit = {"width": 6}
 
-    def test_mask_threshold_lives_in_the_checkpoint(self, fitted) -> None:  # noqa: ANN001
+    def test_mask_threshold_lives_in_the_checkpoint(self, fitted) -> None:
         threshold = fitted[0].model.mask_threshold
         assert 0 < threshold < 1
         assert I3AD.load_from_checkpoint(fitted[1]).model.mask_threshold == threshold
@@ -146,13 +146,13 @@ class TestLosses:
         logits = copies.discriminator(torch.cat([image, inpainted.detach()]), torch.cat([hole, hole]))
         expected = torch.autograd.grad(discriminator_loss(*logits.chunk(2)), list(copies.discriminator.parameters()))
 
-        both.draw_holes = lambda image: hole.to(image)
+        both.draw_holes = hole.to
         seen = {}
         both.manual_backward = lambda loss: seen.update(loss=loss.backward())
         engine = make_engine(max_epochs=1, limit_train_batches=1, limit_val_batches=1)
         original = both.training_step
 
-        def step(batch, batch_idx):  # noqa: ANN001, ANN202
+        def step(batch, batch_idx):
             batch.image = image
             original(batch, batch_idx)
             seen["grads"] = [p.grad.clone() for p in both.discriminator.parameters()]
@@ -254,13 +254,13 @@ class TestIteration:
 class TestHoles:
     def test_a_function_of_seed_and_step_alone(self) -> None:
         model = I3AD(**TINY)
-        model._trainer = type("Trainer", (), {"global_step": 8, "global_rank": 0})()  # noqa: SLF001
+        model._trainer = type("Trainer", (), {"global_step": 8, "global_rank": 0})()
         image = torch.rand(3, 3, 64, 64)
         first = model.draw_holes(image)
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         assert torch.equal(first, model.draw_holes(image))
-        model._trainer.global_step = 10  # noqa: SLF001
+        model._trainer.global_step = 10
         assert not torch.equal(first, model.draw_holes(image))
 
 

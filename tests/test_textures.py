@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from anomalib.data.utils import LabelName
+
 from anomalib_i3ad import MVTec, Textures
 from anomalib_i3ad.data.defects import DEFECTS
 

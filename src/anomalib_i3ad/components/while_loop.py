@@ -19,7 +19,7 @@ def while_loop(condition: Callable[..., torch.Tensor], body: Callable[..., State
     """
     if torch.compiler.is_exporting():
         # torch has no public name for this operator yet (2.10 to 2.15)
-        from torch._higher_order_ops.while_loop import while_loop as exported_loop  # noqa: PLC0415, PLC2701
+        from torch._higher_order_ops.while_loop import while_loop as exported_loop  # noqa: PLC0415
 
         def contiguous_body(*state: torch.Tensor) -> State:
             return tuple(value.contiguous() for value in body(*state))  # strides may not change either

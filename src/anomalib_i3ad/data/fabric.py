@@ -49,7 +49,9 @@ class Fabric:
         offset = position % PERIOD - PERIOD / 2
         return index, np.abs(offset) / half_width[index], rng.uniform(0.82, 1.0, count)[index]
 
-    def cut(self, top: int, left: int, size: int, defect: YarnDefect | None = None, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def cut(
+        self, top: int, left: int, size: int, defect: YarnDefect | None = None, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Cut a picture, if asked with a stretch of one warp yarn missing or doubled.
 
         Args:

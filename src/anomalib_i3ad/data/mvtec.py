@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from anomalib.data import MVTecAD
 from anomalib.data.utils import ValSplitMode
+from PIL import Image
 
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png"
 
@@ -36,11 +35,11 @@ class MVTec(MVTecAD):
 
     def __init__(
         self,
-        *args: Any,  # noqa: ANN401
+        *args: Any,
         val_split_mode: ValSplitMode | str = ValSplitMode.FROM_TRAIN,
         val_split_ratio: float = 0.1,
         seed: int | None = 0,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, val_split_mode=val_split_mode, val_split_ratio=val_split_ratio, seed=seed, **kwargs)
 

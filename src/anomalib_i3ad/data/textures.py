@@ -56,7 +56,7 @@ class Textures(MVTec):
         train_count: int = 160,
         test_count: int = 42,
         seed: int = 0,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
         if category not in get_args(Category):
             msg = f"category {category!r} must be one of {', '.join(map(repr, get_args(Category)))}"
@@ -83,9 +83,12 @@ class Textures(MVTec):
                 shutil.move(drawn, self.root / self.category)
 
     def _draw(self, folder: Path) -> None:
-        rng = np.random.default_rng([self.seed, get_args(Category).index(self.category)])
+        train: Fabric | _Photograph
+        test: Fabric | _Photograph
+        rng = np.random.default_rng([self.seed or 0, get_args(Category).index(self.category)])
         if self.category == "fabric":
-            train, test = (Fabric(4 * self.image_size, 4 * self.image_size, rng) for _ in range(2))
+            side = 4 * self.image_size
+            train, test = Fabric(side, side, rng), Fabric(side, side, rng)
             kinds = [*get_args(YarnDefect), *DEFECTS]
         else:
             pixels = getattr(skimage.data, self.category)()
@@ -104,7 +107,9 @@ class Textures(MVTec):
             self._write(folder / "test" / kind / f"{number:03}.png", self._light(picture, rng))
             self._write(folder / "ground_truth" / kind / f"{number:03}_mask.png", mask)
 
-    def _cut(self, sheet: Any, rng: np.random.Generator, *defect: Any) -> tuple[np.ndarray, np.ndarray]:  # noqa: ANN401
+    def _cut(
+        self, sheet: Fabric | _Photograph, rng: np.random.Generator, *defect: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
         top, left = (int(rng.integers(0, side - self.image_size + 1)) for side in sheet.shape)
         return sheet.cut(top, left, self.image_size, *defect)
 

@@ -1,19 +1,30 @@
 """What every model of this plugin asks of Lightning and anomalib."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as Base
+else:
+    # anomalib finds only direct subclasses of AnomalibModule, so models mix this in beside it
+    Base = object
 
-class ReconstructionMixin:
+
+def image_of(batch: Batch) -> torch.Tensor:
+    """Images ``(N, 3, H, W)`` of a batch as a plain tensor."""
+    return torch.as_tensor(batch.image)
+
+
+class ReconstructionMixin(Base):
     """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
 
     Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
@@ -45,13 +56,19 @@ class ReconstructionMixin:
         """No sanity check: before training there is nothing to calibrate."""
         return {"num_sanity_val_steps": 0}
 
-    def _infer(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:  # noqa: ANN401
+    def test_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
         """Score a batch in full precision, whatever the trainer's: the numbers of the exported graph."""
         del args, kwargs
         with torch.autocast(self.device.type, enabled=False):
-            return batch.update(**self.model(batch.image.float())._asdict())
+            return batch.update(**self.model(image_of(batch).float())._asdict())
 
-    validation_step = test_step = predict_step = _infer
+    def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """As :meth:`test_step`."""
+        return self.test_step(batch, *args, **kwargs)
+
+    def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
+        """As :meth:`test_step`."""
+        return self.test_step(batch, *args, **kwargs)
 
     def check_losses(self, **losses: torch.Tensor) -> None:
         """Show losses in the progress bar and stop a run that diverges.
@@ -88,7 +105,7 @@ class ReconstructionMixin:
             )
             raise ValueError(msg)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""
         super().on_train_batch_end(*args, **kwargs)
         if self.max_train_steps is not None and self.train_step >= self.max_train_steps:
@@ -133,7 +150,8 @@ class ReconstructionMixin:
         """
         super().on_load_checkpoint(checkpoint)
         mine, theirs = self.model.state_dict(prefix="model."), checkpoint["state_dict"]
-        if any(name not in theirs or theirs[name].shape != value.shape for name, value in mine.items()):
+        theirs = {name: value for name, value in theirs.items() if name.startswith("model.")}
+        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
             saved = checkpoint.get("hyper_parameters", {})
             differing = [
                 f"{name}={saved[name]} (this model: {value})"
@@ -146,7 +164,7 @@ class ReconstructionMixin:
             )
             raise ValueError(msg)
 
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
         """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
         kwargs.setdefault("opset_version", 18)
         return super().to_onnx(*args, **kwargs)

@@ -4,10 +4,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import LightningModule, Trainer
-
-from anomalib.data import Batch
 from anomalib.post_processing import PostProcessor
+from lightning import LightningModule, Trainer
 
 #: Scores below this are rounding noise; no threshold is placed under it.
 SMALLEST_THRESHOLD = 1e-6
@@ -48,7 +46,7 @@ class QuantilePostProcessor(PostProcessor):
         **kwargs: Passed to :class:`anomalib.post_processing.PostProcessor`.
     """
 
-    def __init__(self, image_quantile: float = 0.99, pixel_quantile: float = 0.999, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, image_quantile: float = 0.99, pixel_quantile: float = 0.999, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.image_quantile = image_quantile
         self.pixel_quantile = pixel_quantile
@@ -60,12 +58,7 @@ class QuantilePostProcessor(PostProcessor):
         return (*super()._checkpoint_config_keys, "image_quantile", "pixel_quantile")
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Batch,
-        *args: Any,  # noqa: ANN401
-        **kwargs: Any,  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Keep scores and maps of the batch's normal images."""
         del trainer, pl_module, args, kwargs

@@ -13,7 +13,7 @@ def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> t
     target = torch.arange(size_out, device=like.device).to(like.dtype) + 0.5
     scale = size_in / size_out
     distance = source[None, :] - scale * target[:, None]
-    weights = torch.relu(1 - distance.abs() / torch.sym_max(scale, 1.0))
+    weights = torch.relu(1 - distance.abs().div(torch.sym_max(scale, 1.0)))
     return weights / weights.sum(dim=1, keepdim=True)
 
 
@@ -31,7 +31,7 @@ class AntialiasedResize(Resize):
     def __init__(self, size: list[int]) -> None:
         super().__init__(list(size), antialias=True)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:  # noqa: ANN401
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Resize images ``(..., H, W)`` in [0, 1]; called by torchvision."""
         if not isinstance(inpt, torch.Tensor) or isinstance(inpt, tv_tensors.Mask) or not inpt.is_floating_point():
             return super().transform(inpt, params)

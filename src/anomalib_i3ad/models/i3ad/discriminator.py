@@ -1,5 +1,7 @@
 """SN-PatchGAN discriminator; used in training only and never exported."""
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -20,7 +22,7 @@ class Discriminator(nn.Sequential):
     def __init__(self, width: int = 64) -> None:
         channels = [4, *(factor * width for factor in LAYERS)]
         layers: list[nn.Module] = []
-        for in_channels, out_channels in zip(channels, channels[1:], strict=False):
+        for in_channels, out_channels in pairwise(channels):
             conv = nn.Conv2d(in_channels, out_channels, kernel_size=5, stride=2, padding=2)
             layers += [spectral_norm(conv), nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-1])

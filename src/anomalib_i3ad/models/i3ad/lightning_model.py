@@ -5,20 +5,21 @@ Detection, 2020, https://openreview.net/forum?id=b4ach0lGuYO. Which source each 
 is in the model card beside this file.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import optim
-
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from torch import optim
+
 from anomalib_i3ad.components.masks import training_holes
-from anomalib_i3ad.models.reconstruction import ReconstructionMixin
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
 from anomalib_i3ad.post_processing import quantile
 
 from .discriminator import Discriminator
@@ -93,7 +94,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
             post_processor=post_processor,
@@ -146,7 +147,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of generator and discriminator, both judged before either moves."""
         del batch_idx
-        image = batch.image
+        image = image_of(batch)
         hole = self.draw_holes(image)
         drawn = self.model.generator(image, hole)
         l1 = reconstruction_loss(image, drawn)
@@ -180,8 +181,8 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         if not (self.calibrates_mask and self.trainer.state.fn == "fit"):
             return
         residuals = []
-        for batch in self.trainer.val_dataloaders:
-            image = batch.image[batch.gt_label == 0].to(self.device)
+        for batch in self.trainer.val_dataloaders or ():
+            image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image
                 with torch.autocast(self.device.type, enabled=False):
@@ -191,3 +192,11 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             msg = "there is no normal validation image to calibrate on: set val_split_mode to from_train"
             raise ValueError(msg)
         self.model.mask_threshold.fill_(u)
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export to a ``.pt`` file; as anomalib's, without the discriminator, which is for training only."""
+        discriminator, self.discriminator = self.discriminator, None
+        try:
+            return super().to_torch(export_root, model_file_name)
+        finally:
+            self.discriminator = discriminator

@@ -3,9 +3,9 @@
 from typing import Literal, NamedTuple
 
 import torch
+from anomalib.data import InferenceBatch
 from torch import nn
 
-from anomalib.data import InferenceBatch
 from anomalib_i3ad.components.masks import lattice_holes
 from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.while_loop import while_loop
