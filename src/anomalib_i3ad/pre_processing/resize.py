@@ -13,7 +13,7 @@ def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> t
     target = torch.arange(size_out, device=like.device).to(like.dtype) + 0.5
     scale = size_in / size_out
     distance = source[None, :] - scale * target[:, None]
-    weights = torch.relu(1 - distance.abs().div(torch.sym_max(scale, 1.0)))
+    weights = torch.relu(1 - distance.abs() / torch.sym_max(scale, 1.0))  # type: ignore[arg-type]  # not symbolic
     return weights / weights.sum(dim=1, keepdim=True)
 
 
