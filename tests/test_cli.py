@@ -1,0 +1,114 @@
+"""The commands people type."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pandas as pd
+import pytest
+import yaml
+from anomalib.models import get_model
+
+from anomalib_i3ad import I3AD, MVTec, cli, register
+
+TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.discriminator_width", "8"]
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def data(texture_root: Path) -> list[str]:
+    """Options that name the tiny fabric."""
+    root = next(texture_root.glob("*px*"))
+    return ["--data.root", str(root), "--data.category", "fabric", "--data.num_workers", "0"]
+
+
+def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """Run ``anomalib-i3ad`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["anomalib-i3ad", *arguments])
+    cli.main()
+
+
+def test_anomalib_train_exactly_as_typed(data: list[str], tmp_path: Path) -> None:
+    anomalib = Path(sys.executable).with_name("anomalib")
+    command = [anomalib, "train", "--model", "anomalib_i3ad.I3AD", "--data", "MVTec", *data, *TINY_MODEL, *QUIET]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "image_AUROC" in done.stdout
+    results = tmp_path / "results" / "I3AD" / "MVTec" / "fabric" / "v0"
+    assert (results / "weights" / "lightning" / "model.ckpt").stat().st_size > 10_000
+    assert len(list((results / "images").rglob("*.png"))) == 14
+
+
+def test_short_names_in_any_order_then_predict_and_export(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cli(monkeypatch, "train", "--data", "MVTec", *data, *QUIET, "--model", "I3AD", *TINY_MODEL)
+    results = tmp_path / "results" / "I3AD" / "MVTec" / "fabric" / "v0"
+    checkpoint = ["--ckpt_path", str(results / "weights" / "lightning" / "model.ckpt")]
+    run_cli(monkeypatch, "test", "--data", "MVTec", *data, "--model", "I3AD", *TINY_MODEL, *checkpoint)
+    defects = Path(data[1]) / "fabric" / "test" / "hole"
+    run_cli(monkeypatch, "predict", "--model", "I3AD", *TINY_MODEL, "--data", str(defects), *checkpoint)
+    run_cli(
+        monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "openvino",
+        "--export_root", str(tmp_path / "exported"), *checkpoint,
+    )  # fmt: skip
+    xml = next((tmp_path / "exported").rglob("*.xml"))
+    result = ov.Core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
+    assert result["anomaly_map"].shape == (1, 1, 64, 64)
+
+
+def test_benchmark_writes_a_row_for_each_model(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"image_size": 64, "width": 4, "discriminator_width": 8, "max_train_steps": 3}
+    config = {
+        "accelerator": "cpu",
+        "benchmark": {
+            "seed": 0,
+            "model": {
+                "grid": [
+                    {"class_path": "anomalib_i3ad.I3AD", "init_args": small},
+                    {"class_path": "Padim", "init_args": {"pre_trained": False}},
+                ]
+            },
+            "data": {
+                "class_path": "MVTec",
+                "init_args": {"root": data[1], "category": {"grid": ["fabric"]}, "num_workers": 0},
+            },
+        },
+    }
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
+    run_cli(monkeypatch, "benchmark", "--config", str(tmp_path / "benchmark.yaml"))
+    table = pd.read_csv(next(tmp_path.glob("runs/benchmark/*/results.csv")))
+    assert table["model.class_path"].tolist() == ["anomalib_i3ad.I3AD", "Padim"]
+    for column in ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"):
+        assert table[column].between(0, 1).all()
+
+
+def test_registering_again_changes_nothing() -> None:
+    register()
+    assert isinstance(get_model("I3AD", image_size=64, width=4, discriminator_width=4), I3AD)
+    import anomalib.data
+
+    assert anomalib.data.MVTec is MVTec
+
+
+def test_python_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "anomalib_i3ad", "--help"],
+        env=os.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "benchmark" in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configurations_build(path: Path) -> None:
+    from anomalib.engine import Engine
+
+    _, model, datamodule = Engine.from_config(path)
+    assert isinstance(model, I3AD)
+    assert isinstance(datamodule, MVTec)
