@@ -19,7 +19,7 @@ MAP_TOLERANCE = 1e-3
 
 def make_engine(**kwargs: Any) -> Engine:
     """Engine that trains a tiny model quietly on the CPU."""
-    return Engine(accelerator="cpu", devices=1, enable_progress_bar=False, **{"max_epochs": 2, **kwargs})
+    return Engine(**{"accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "max_epochs": 2, **kwargs})
 
 
 def make_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:

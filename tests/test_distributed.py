@@ -1,0 +1,38 @@
+"""Training on several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from model_tester import make_engine
+
+from anomalib_i3ad import I3AD, Textures
+
+
+def test_two_processes_end_with_the_same_weights_and_thresholds(texture_root: Path) -> None:
+    script = Path(__file__).with_name("fit_on_two_processes.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), str(texture_root)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{script.parent}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert len(results) == 2, done.stderr[-2000:]
+    assert results[0] == results[1]
+    assert results[0].split()[1] == "4"  # two epochs of six images a process, three at a time
+    assert all(0 < float(value) < 1 for value in results[0].split()[3:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_trains_on_a_gpu(textures: Textures) -> None:
+    model = I3AD(image_size=64, width=4, discriminator_width=8)
+    engine = make_engine(accelerator="gpu", precision="bf16-mixed")
+    engine.fit(model, datamodule=textures)
+    assert 0 < model.post_processor.image_threshold < 1

@@ -1,0 +1,28 @@
+"""Real images, where ``I3AD_DATA`` names a folder of them."""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
+
+from anomalib.data.utils import read_image
+from anomalib_i3ad import I3AD, MVTec
+
+
+def test_engine_and_export_agree_on_images_that_need_resizing(real_data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, learning_rate=1e-3, visualizer=False)
+    datamodule = MVTec(real_data / "MVTecAD", "bottle", train_batch_size=8, num_workers=0)
+    engine = make_engine(max_epochs=1, limit_train_batches=10)
+    engine.fit(model, datamodule=datamodule)
+    compiled = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    folder = real_data / "MVTecAD" / "bottle" / "test" / "broken_small"
+    predictions = engine.predict(model, data_path=folder)
+    assert len(predictions) == 22
+    for batch in predictions:
+        result = compiled(read_image(batch.image_path[0], as_tensor=True).numpy()[None])
+        assert np.abs(result["pred_score"] - batch.pred_score.numpy()).max() < SCORE_TOLERANCE
+        assert np.abs(result["anomaly_map"] - batch.anomaly_map.numpy()).max() < MAP_TOLERANCE
+        assert (result["pred_label"] == batch.pred_label.numpy()).all()
