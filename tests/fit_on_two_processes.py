@@ -4,16 +4,22 @@ import sys
 from pathlib import Path
 
 import torch
-from model_tester import make_engine
 
 from anomalib_i3ad import I3AD, Textures
+from model_tester import make_engine
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     torch.manual_seed(0)
     model = I3AD(image_size=64, width=4, discriminator_width=8, learning_rate=1e-2)
     datamodule = Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=3, num_workers=0)
-    make_engine(devices=2, strategy="ddp", precision="bf16-mixed", default_root_dir=root).fit(model, datamodule=datamodule)
+    make_engine(devices=2, strategy="ddp", precision="bf16-mixed", default_root_dir=root).fit(
+        model, datamodule=datamodule
+    )
     weights = sum(parameter.double().sum().item() for parameter in model.parameters())
-    calibrated = (model.model.mask_threshold, model.post_processor.image_threshold, model.post_processor.pixel_threshold)
+    calibrated = (
+        model.model.mask_threshold,
+        model.post_processor.image_threshold,
+        model.post_processor.pixel_threshold,
+    )
     print("RESULT", model.train_step, repr(weights), *(repr(value.item()) for value in calibrated), flush=True)  # noqa: T201

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_tester import make_engine
 
 from anomalib_i3ad import I3AD, Textures
+from model_tester import make_engine
 
 
 def test_two_processes_end_with_the_same_weights_and_thresholds(texture_root: Path) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import torch
-from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
-
 from anomalib.data.utils import read_image
+
 from anomalib_i3ad import I3AD, MVTec
+from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
 
 
 def test_engine_and_export_agree_on_images_that_need_resizing(real_data: Path, tmp_path: Path) -> None:

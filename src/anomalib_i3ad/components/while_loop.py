@@ -18,7 +18,7 @@ def while_loop(condition: Callable[..., torch.Tensor], body: Callable[..., State
         state: Initial state.
     """
     if torch.compiler.is_exporting():
-        # torch has no public name for this operator yet (2.10 to 2.15)
+        # the operator has no public name yet
         from torch._higher_order_ops.while_loop import while_loop as exported_loop  # noqa: PLC0415
 
         def contiguous_body(*state: torch.Tensor) -> State:

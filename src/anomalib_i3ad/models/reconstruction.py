@@ -1,5 +1,6 @@
 """What every model of this plugin asks of Lightning and anomalib."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from anomalib.pre_processing import PreProcessor
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as Base
@@ -104,6 +107,8 @@ class ReconstructionMixin(Base):
                 "set the datamodule's val_split_mode to from_train and limit_val_batches above 0"
             )
             raise ValueError(msg)
+        if self.max_train_steps is not None:
+            logger.info("Training ends after %d steps (max_train_steps), or earlier.", self.max_train_steps)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""
