@@ -43,6 +43,7 @@ class GatedConv2d(nn.Module):
         fan_in = in_channels * kernel_size**2
         nn.init.normal_(self.conv.weight[:out_channels], std=(FEATURE_GAIN / fan_in) ** 0.5)
         nn.init.normal_(self.conv.weight[out_channels:], std=(1 / fan_in) ** 0.5)
+        assert self.conv.bias is not None  # mypy
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
