@@ -24,7 +24,8 @@ else:
 
 def image_of(batch: Batch) -> torch.Tensor:
     """Images ``(N, 3, H, W)`` of a batch as a plain tensor."""
-    return torch.as_tensor(batch.image)
+    assert isinstance(batch.image, torch.Tensor)  # mypy
+    return batch.image.as_subclass(torch.Tensor)
 
 
 class ReconstructionMixin(Base):

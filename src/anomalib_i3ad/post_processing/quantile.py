@@ -22,14 +22,25 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
         trainer: Tells whether there are other processes.
 
     Returns:
-        The quantile, interpolated linearly, or NaN if there are no values at all.
+        The quantile, interpolated linearly.
+
+    Raises:
+        ValueError: If there are no values at all.
+        FloatingPointError: If the values are not finite.
     """
     pooled = torch.cat([torch.zeros(0), *(value.detach().flatten().float().cpu() for value in values)]).numpy()
     if trainer.world_size > 1:
         gathered: list[Any] = [None] * trainer.world_size
         torch.distributed.all_gather_object(gathered, pooled)
         pooled = np.concatenate(gathered)
-    return float(np.quantile(pooled, q)) if pooled.size else float("nan")
+    if not pooled.size:
+        msg = "there is no normal validation image to calibrate on: set the datamodule's val_split_mode to from_train"
+        raise ValueError(msg)
+    result = float(np.quantile(pooled, q))
+    if not np.isfinite(result):
+        msg = "scores of the validation images are not finite: training diverged, and nothing is calibrated on it"
+        raise FloatingPointError(msg)
+    return result
 
 
 class QuantilePostProcessor(PostProcessor):

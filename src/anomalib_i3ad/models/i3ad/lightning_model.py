@@ -187,11 +187,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
                 image = self.pre_processor(image) if self.pre_processor else image
                 with torch.autocast(self.device.type, enabled=False):
                     residuals.append(self.model.mask_residual(image, self.model.first_inpainting(image)).cpu())
-        u = quantile(residuals, self.mask_quantile, self.trainer)
-        if np.isnan(u):
-            msg = "there is no normal validation image to calibrate on: set val_split_mode to from_train"
-            raise ValueError(msg)
-        self.model.mask_threshold.fill_(u)
+        self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export to a ``.pt`` file; as anomalib's, without the discriminator, which is for training only."""
