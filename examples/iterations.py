@@ -26,10 +26,23 @@ parser.add_argument("--passes", type=int, nargs="+", default=[0, 1, 2, 4, 8])
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 arguments = parser.parse_args()
 
-model = I3AD.load_from_checkpoint(arguments.checkpoint, map_location=arguments.device).eval()
+model = I3AD.load_from_checkpoint(
+    arguments.checkpoint, map_location=arguments.device, max_iterations=max(arguments.passes)
+).eval()
 datamodule = MVTec(root=arguments.root, category=arguments.category, eval_batch_size=8, num_workers=0)
 datamodule.prepare_data()
 datamodule.setup()
+drawn: list[torch.Tensor] = []
+inpaint = model.model.generator.inpaint
+
+
+def recorded(image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    """Inpaint, and keep what was drawn."""
+    drawn.append(inpaint(image, hole))
+    return drawn[-1]
+
+
+model.model.generator.inpaint = recorded
 residuals = {name: build_residual(name).to(arguments.device) for name in RESIDUALS}
 
 maps: dict[tuple[int, str, str], list[torch.Tensor]] = {}
@@ -39,19 +52,22 @@ for batch in track(datamodule.test_dataloader(), "scoring"):
     image = image.as_subclass(torch.Tensor).to(arguments.device)
     labels.append(batch.gt_label)
     masks.append(mask)
-    totals = dict.fromkeys(residuals, torch.zeros(()))
-    for n in range(max(arguments.passes) + 1):
-        model.model.max_iterations = n
-        with torch.no_grad():
-            result = model.model.iterate(image)
-            moved = (result.passes >= n).float()[:, None, None, None].cpu()
+    drawn.clear()
+    with torch.no_grad():
+        result = model.model.iterate(image)
+        inpainting = model.model.first_inpainting(image)
+        totals = dict.fromkeys(residuals, 0)
+        for n in range(max(arguments.passes) + 1):
+            moved = (result.passes >= n)[:, None, None, None]
+            if 0 < n <= len(drawn):
+                inpainting = torch.where(moved, drawn[n - 1], inpainting)
             for name, residual in residuals.items():
-                last = residual(image, result.inpainting).cpu()
+                last = residual(image, inpainting)
                 totals[name] = totals[name] + moved * last
                 if n in arguments.passes:
-                    mean = totals[name] / (1 + result.passes.cpu())[:, None, None, None]
-                    maps.setdefault((n, name, "last"), []).append(last)
-                    maps.setdefault((n, name, "mean"), []).append(mean)
+                    mean = totals[name] / (1 + result.passes.clamp(max=n))[:, None, None, None]
+                    maps.setdefault((n, name, "last"), []).append(last.cpu())
+                    maps.setdefault((n, name, "mean"), []).append(mean.cpu())
     used.append(result.passes.cpu())
 
 label, mask, passes = torch.cat(labels), torch.cat(masks), torch.cat(used).int()
@@ -70,7 +86,13 @@ for (n, name, kind), parts in maps.items():
         (AUPRO(fields=["anomaly_map", "gt_mask"]), None),
     ):
         metric.update(
-            ImageBatch(image=anomaly_map, pred_score=score, gt_label=label, anomaly_map=anomaly_map, gt_mask=mask)
+            ImageBatch(
+                image=anomaly_map.expand(-1, 3, -1, -1),
+                pred_score=score,
+                gt_label=label,
+                anomaly_map=anomaly_map,
+                gt_mask=mask,
+            )
         )
         row.append(metric.compute().item())
     print(f"| {n} | {name} | {kind} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
