@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .arguments import check_choice
 from .ssim import SSIM
 
 
@@ -58,7 +59,5 @@ def build_residual(name: str) -> Residual:
     Raises:
         ValueError: If there is no residual of that name.
     """
-    if name not in RESIDUALS:
-        msg = f"unknown residual {name!r}: choose one of {', '.join(map(repr, RESIDUALS))}"
-        raise ValueError(msg)
+    check_choice("residual", name, RESIDUALS)
     return RESIDUALS[name]()

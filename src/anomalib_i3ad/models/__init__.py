@@ -1,5 +1,6 @@
 """The plugin's models."""
 
 from .i3ad import I3AD
+from .ssim_ae import SsimAe
 
-__all__ = ["I3AD"]
+__all__ = ["I3AD", "SsimAe"]

@@ -1,14 +1,20 @@
 """What every model of this plugin asks of Lightning and anomalib."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import nn, optim
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
@@ -28,18 +34,56 @@ def image_of(batch: Batch) -> torch.Tensor:
     return batch.image.as_subclass(torch.Tensor)
 
 
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a network without reaching its weights."""
+    network.requires_grad_(requires_grad=False)
+    yield
+    network.requires_grad_(requires_grad=True)
+
+
 class ReconstructionMixin(Base):
     """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
 
     Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
     a stop of the model's own, and checkpoints that are finite and fit the model.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer.
+        seed: Seed of what training draws.
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
     """
 
     #: Lightning's ``global_step`` counts the steps of every optimiser.
     optimizers_per_step = 1
-    #: Training steps after which ``fit`` ends by itself; the trainer's own limits may end it earlier.
-    max_train_steps: int | None = None
     _validated_at = -1
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        max_train_steps: int | None,
+        seed: int,
+        pre_processor: PreProcessor | bool,
+        post_processor: PostProcessor | bool,
+        evaluator: Evaluator | bool,
+        visualizer: Visualizer | bool,
+    ) -> None:
+        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        super().__init__(
+            pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        #: Height and width the network sees.
+        self.image_size: tuple[int, int] = self.input_size or size
+        self.max_train_steps = max_train_steps
+        self.seed = seed
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -73,6 +117,21 @@ class ReconstructionMixin(Base):
     def predict_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:
         """As :meth:`test_step`."""
         return self.test_step(batch, *args, **kwargs)
+
+    def step_rng(self) -> np.random.Generator:
+        """Source of a training step's randomness, a function of seed, step and process alone.
+
+        So a resumed run draws what an uninterrupted one would have drawn.
+        """
+        return np.random.default_rng([self.seed, self.train_step, self.global_rank])
+
+    def step_optimizers(self, loss: torch.Tensor, *optimizers: optim.Optimizer) -> None:
+        """One backward pass and one step of every optimiser, for manual optimisation."""
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
 
     def check_losses(self, **losses: torch.Tensor) -> None:
         """Show losses in the progress bar and stop a run that diverges.

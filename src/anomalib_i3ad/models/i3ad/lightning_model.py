@@ -8,7 +8,6 @@ is in the model card beside this file.
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
@@ -19,7 +18,8 @@ from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.masks import training_holes
-from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
+from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
 from anomalib_i3ad.post_processing import quantile
 
 from .discriminator import Discriminator
@@ -46,7 +46,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         betas: Betas of both Adam optimisers.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        hole_seed: Seed of the training holes.
+        seed: Seed of the training holes.
         initial_grid: Lattice size of the first pass, even and dividing the image; several are averaged.
         mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
@@ -78,7 +78,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.5, 0.999),
         max_train_steps: int | None = 20_000,
-        hole_seed: int = 0,
+        seed: int = 0,
         initial_grid: int | list[int] = 4,
         mask_residual: str = "ssim",
         score_residual: str = "ssim",
@@ -88,18 +88,14 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         min_shrink: float = 0.05,
         reinpaint: Literal["original", "previous"] = "original",
         anomaly_map: Literal["last", "mean"] = "last",
-        image_score: Literal["mean", "max", "top_k"] = "mean",
+        image_score: Reduction = "mean",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
-            pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
+            image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer
         )
         self.automatic_optimization = False
         self.model: I3ADModel = I3ADModel(
@@ -115,7 +111,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             anomaly_map=anomaly_map,
             image_score=image_score,
         )
-        self.model.check_size(*(self.input_size or size))
+        self.model.check_size(*self.image_size)
         self.discriminator = Discriminator(discriminator_width) if adversarial_weight else None
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, same numbers
         self.optimizers_per_step = 2 if adversarial_weight else 1
@@ -124,8 +120,6 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         self.lattice_probability = lattice_probability
         self.learning_rate = learning_rate
         self.betas = betas
-        self.max_train_steps = max_train_steps
-        self.hole_seed = hole_seed
         self.calibrates_mask = mask_threshold is None
         self.mask_quantile = mask_quantile
 
@@ -135,14 +129,10 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         return [optim.Adam(net.parameters(), self.learning_rate, self.betas) for net in networks if net is not None]
 
     def draw_holes(self, image: torch.Tensor) -> torch.Tensor:
-        """Holes ``(N, 1, H, W)`` for a training batch, a function of seed, step and process alone.
-
-        So a resumed run draws what an uninterrupted one would have drawn.
-        """
+        """Holes ``(N, 1, H, W)`` for a training batch."""
         n, _, h, w = image.shape
-        rng = np.random.default_rng([self.hole_seed, self.train_step, self.global_rank])
-        lattices = self.model.lattices(h, w)
-        return training_holes(n, h, w, rng, lattices, self.lattice_probability).to(image)
+        lattices = self.model.lattices(h, w).flatten(0, 1)
+        return training_holes(n, h, w, self.step_rng(), lattices, self.lattice_probability).to(image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of generator and discriminator, both judged before either moves."""
@@ -156,21 +146,15 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             inpainted = composite(image, drawn[-1], hole)
             # the generator's term must not leave gradients in the discriminator: one backward
             # pass then serves both, which is also what lets DDP see every gradient once
-            self.discriminator.requires_grad_(requires_grad=False)
-            adversarial = adversarial_loss(self.discriminator(inpainted, hole))
-            self.discriminator.requires_grad_(requires_grad=True)
+            with frozen(self.discriminator):
+                adversarial = adversarial_loss(self.discriminator(inpainted, hole))
             logits = self.discriminator(torch.cat([image, inpainted.detach()]), torch.cat([hole, hole]))
             judged = discriminator_loss(*logits.chunk(2))
             loss = loss + self.adversarial_weight * adversarial + judged
             shown |= {"generator_loss": adversarial, "discriminator_loss": judged}
         self.check_losses(**shown)
-        optimizers = self.optimizers(use_pl_optimizer=True)
-        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        self.manual_backward(loss)
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizers = self.optimizers()
+        self.step_optimizers(loss, *(optimizers if isinstance(optimizers, list) else [optimizers]))
 
     def on_validation_epoch_start(self) -> None:
         """Calibrate u on the first residual of normal validation images.

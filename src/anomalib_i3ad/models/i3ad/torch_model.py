@@ -6,13 +6,14 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
+from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.loops import while_loop
 from anomalib_i3ad.components.masks import lattice_holes
 from anomalib_i3ad.components.residuals import build_residual
-from anomalib_i3ad.components.while_loop import while_loop
+from anomalib_i3ad.components.scores import ImageScore, Reduction
+from anomalib_i3ad.components.stitching import draw_hidden
 
 from .generator import Generator
-
-TOP_K_FRACTION = 0.01
 
 
 class Iteration(NamedTuple):
@@ -61,20 +62,14 @@ class I3ADModel(nn.Module):
         min_shrink: float = 0.05,
         reinpaint: Literal["original", "previous"] = "original",
         anomaly_map: Literal["last", "mean"] = "last",
-        image_score: Literal["mean", "max", "top_k"] = "mean",
+        image_score: Reduction = "mean",
     ) -> None:
         super().__init__()
         if max_iterations < 0:
             msg = f"max_iterations {max_iterations} must be 0 or more"
             raise ValueError(msg)
-        for name, value, choices in (
-            ("reinpaint", reinpaint, ("original", "previous")),
-            ("anomaly_map", anomaly_map, ("last", "mean")),
-            ("image_score", image_score, ("mean", "max", "top_k")),
-        ):
-            if value not in choices:
-                msg = f"{name} {value!r} must be one of {', '.join(map(repr, choices))}"
-                raise ValueError(msg)
+        check_choice("reinpaint", reinpaint, ("original", "previous"))
+        check_choice("anomaly_map", anomaly_map, ("last", "mean"))
         self.generator = Generator(width, stages)
         self.mask_residual = build_residual(mask_residual)
         self.score_residual = self.mask_residual if score_residual == mask_residual else build_residual(score_residual)
@@ -83,7 +78,7 @@ class I3ADModel(nn.Module):
         self.min_shrink = min_shrink
         self.reinpaint = reinpaint
         self.anomaly_map = anomaly_map
-        self.image_score = image_score
+        self.score = ImageScore(image_score)
         self.mask_threshold: torch.Tensor
         self.register_buffer("mask_threshold", torch.tensor(float("nan") if mask_threshold is None else mask_threshold))
 
@@ -100,8 +95,8 @@ class I3ADModel(nn.Module):
         self.lattices(height, width)
 
     def lattices(self, height: int, width: int) -> torch.Tensor:
-        """Initial holes ``(4 * len(initial_grid), 1, height, width)``."""
-        return torch.cat([lattice_holes(grid, height, width) for grid in self.initial_grid])
+        """Initial holes ``(len(initial_grid), 4, 1, height, width)``."""
+        return torch.stack([lattice_holes(grid, height, width) for grid in self.initial_grid])
 
     def first_inpainting(self, image: torch.Tensor) -> torch.Tensor:
         """Inpaint every pixel from its surroundings: the lattice pass, stitched.
@@ -110,15 +105,10 @@ class I3ADModel(nn.Module):
             image: ``(N, 3, H, W)`` in [0, 1].
 
         Returns:
-            ``(N, 3, H, W)``, each pixel taken from the pass in which it was hidden.
+            ``(N, 3, H, W)``, each pixel taken from the pass in which it was hidden; the mean over grids.
         """
-        n, c, h, w = image.shape
-        holes = self.lattices(h, w).to(image)
-        passes = len(holes)
-        images = image[:, None].expand(n, passes, c, h, w).reshape(n * passes, c, h, w)
-        all_holes = holes[None].expand(n, passes, 1, h, w).reshape(n * passes, 1, h, w)
-        drawn = self.generator(images, all_holes)[-1].reshape(n, passes, c, h, w)
-        return (drawn * holes).sum(dim=1) / len(self.initial_grid)
+        holes = self.lattices(*image.shape[-2:]).to(image)
+        return draw_hidden(image, holes, lambda images, hole: self.generator(images, hole)[-1]).mean(dim=1)
 
     def iterate(self, image: torch.Tensor) -> Iteration:
         """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
@@ -168,15 +158,6 @@ class I3ADModel(nn.Module):
         if self.anomaly_map == "mean":
             anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
         return Iteration(inpainting, anomaly_map, hole, passes)
-
-    def score(self, anomaly_map: torch.Tensor) -> torch.Tensor:
-        """Image score ``(N,)`` of a map ``(N, 1, H, W)``."""
-        flat = anomaly_map.flatten(1)
-        if self.image_score == "mean":
-            return flat.mean(dim=1)
-        if self.image_score == "max":
-            return flat.amax(dim=1)
-        return flat.topk(max(1, round(TOP_K_FRACTION * flat.shape[1])), dim=1).values.mean(dim=1)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Score images.

@@ -1,8 +1,9 @@
-"""A data-dependent loop that also exports."""
+"""Loops that also export."""
 
 from collections.abc import Callable
 
 import torch
+from tqdm import tqdm
 
 State = tuple[torch.Tensor, ...]
 
@@ -27,4 +28,24 @@ def while_loop(condition: Callable[..., torch.Tensor], body: Callable[..., State
         return exported_loop(condition, contiguous_body, tuple(value.contiguous() for value in state))
     while bool(condition(*state)):
         state = body(*state)
+    return state
+
+
+def repeat(count: int, body: Callable[..., State], state: State, description: str | None = None) -> State:
+    """Repeat ``state = body(i, *state)`` for i from 0 to ``count - 1``.
+
+    A Python loop when run; one Loop node, whatever ``count``, when exported.
+
+    Args:
+        count: Number of repetitions.
+        body: Maps the index, an integer scalar tensor, and the state to a state as in :func:`while_loop`.
+        state: Initial state.
+        description: Label of a progress bar, shown only on a terminal; ``None`` shows none.
+    """
+    if torch.compiler.is_exporting():
+        start = torch.zeros((), dtype=torch.int64)
+        return while_loop(lambda i, *_: i < count, lambda i, *s: (i + 1, *body(i, *s)), (start, *state))[1:]
+    disable = True if description is None else None  # None: unless it is a terminal
+    for i in tqdm(range(count), desc=description, disable=disable, leave=False, position=1):
+        state = body(torch.tensor(i), *state)
     return state

@@ -1,0 +1,101 @@
+"""SSIM-AE and its L2 twin.
+
+Bergmann, Löwe, Fauser, Sattlegger and Steger, Improving Unsupervised Defect Segmentation by Applying
+Structural Similarity to Autoencoders, VISAPP 2019, https://arxiv.org/abs/1807.02011. Which source each
+default comes from is in the model card beside this file.
+"""
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import optim
+
+from anomalib_i3ad.components.patches import random_patches
+from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
+
+from .loss import Kind, ReconstructionLoss
+from .torch_model import Mode, SsimAeModel
+
+
+class SsimAe(ReconstructionMixin, AnomalibModule):
+    """Detects anomalies as what an autoencoder of normal images cannot reproduce.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both. 128 or 256
+            squared in mode ``objects``.
+        mode: ``objects`` reads an image as a whole; ``textures`` trains on random patches and averages
+            the maps of overlapping windows.
+        patch_size: Side of patches and windows in pixels, 128 or 256; mode ``textures``.
+        stride: Distance of the windows in pixels; mode ``textures``.
+        latent_dim: Length of the latent vector.
+        grayscale: Work on luminance instead of three colours.
+        loss: ``ssim``, or ``l2`` for the twin.
+        score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
+        image_score: ``mean`` or ``max`` of the anomaly map, or mean of its highest per cent (``top_k``).
+        learning_rate: Learning rate of Adam.
+        weight_decay: Weight decay of Adam.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer.
+        seed: Seed of the training patches.
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument is none of the above or does not fit ``image_size``.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 128,
+        mode: Mode = "objects",
+        patch_size: int = 128,
+        stride: int = 30,
+        latent_dim: int = 100,
+        grayscale: bool = False,
+        loss: Kind = "ssim",
+        score_residual: str = "ssim",
+        image_score: Reduction = "max",
+        learning_rate: float = 2e-4,
+        weight_decay: float = 1e-5,
+        max_train_steps: int | None = 10_000,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        self.model: SsimAeModel = SsimAeModel(
+            size=self.image_size[0] if mode == "objects" else patch_size,
+            latent_dim=latent_dim,
+            grayscale=grayscale,
+            mode=mode,
+            stride=stride,
+            residual=score_residual,
+            image_score=image_score,
+        )
+        self.model.check_size(*self.image_size)
+        self.loss = ReconstructionLoss(loss)
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+
+    def configure_optimizers(self) -> optim.Optimizer:
+        """Adam."""
+        return optim.Adam(self.model.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Reconstruct whole images or random patches."""
+        del batch_idx
+        image = self.model.to_channels(image_of(batch))
+        if self.model.mode == "textures":
+            image = random_patches(image, self.model.size, self.step_rng())
+        loss = self.loss(image, self.model.autoencoder(image))
+        self.check_losses(train_loss=loss)
+        return loss

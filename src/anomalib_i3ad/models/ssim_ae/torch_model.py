@@ -1,0 +1,135 @@
+"""SSIM-AE's autoencoder and its two ways to read an image (Bergmann et al., VISAPP 2019, section 3)."""
+
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torchvision.transforms.v2.functional import rgb_to_grayscale
+
+from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.patches import Windows, check_patches
+from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.scores import ImageScore, Reduction
+
+Mode = Literal["objects", "textures"]
+#: Output channels, kernel and stride of the encoder's layers before the latent one (the paper's table 1).
+LAYERS = ((32, 4, 2), (32, 4, 2), (32, 3, 1), (64, 4, 2), (64, 3, 1), (128, 4, 2), (64, 3, 1), (32, 3, 1))
+LAYERS_AT_256 = (LAYERS[0], *LAYERS)
+LATENT_KERNEL = 8
+
+
+class Autoencoder(nn.Module):
+    """Convolutional autoencoder with a linear latent vector; 1,048,549 parameters at 128 px, one channel, d = 100.
+
+    Args:
+        channels: Channels of the image.
+        size: Side of the image in pixels, 128 or 256.
+        latent_dim: Length d of the latent vector.
+
+    Raises:
+        ValueError: If ``size`` is neither.
+    """
+
+    def __init__(self, channels: int, size: int, latent_dim: int) -> None:
+        super().__init__()
+        if size not in {128, 256}:
+            msg = f"the autoencoder takes 128x128 or 256x256 pixels, not {size}x{size}"
+            raise ValueError(msg)
+        layers = LAYERS if size == 128 else LAYERS_AT_256
+        widths = [channels, *(out for out, _, _ in layers)]
+        down: list[nn.Module] = []
+        up: list[nn.Module] = []
+        for (in_channels, out_channels), (_, kernel, stride) in zip(pairwise(widths), layers, strict=True):
+            down += [nn.Conv2d(in_channels, out_channels, kernel, stride, padding=1), nn.LeakyReLU(0.2)]
+            up = [nn.LeakyReLU(0.2), nn.ConvTranspose2d(out_channels, in_channels, kernel, stride, padding=1), *up]
+        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-1], latent_dim, LATENT_KERNEL))
+        self.decoder = nn.Sequential(nn.ConvTranspose2d(latent_dim, widths[-1], LATENT_KERNEL), *up, nn.Sigmoid())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Reconstruct ``(N, C, size, size)`` in [0, 1]."""
+        return self.decoder(self.encoder(image))
+
+
+class SsimAeModel(nn.Module):
+    """Reconstruct an image from a short code and compare.
+
+    Args:
+        size: Side in pixels of what the autoencoder sees, 128 or 256: the image or a window.
+        latent_dim: Length of the latent vector.
+        grayscale: Work on luminance instead of three colours.
+        mode: ``objects`` reads an image as a whole, ``textures`` in overlapping windows whose maps are averaged.
+        stride: Distance of the windows in pixels.
+        residual: What becomes the anomaly map: ``ssim`` or ``l2``.
+        image_score: ``mean`` or ``max`` of the map, or mean of its highest per cent (``top_k``).
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        size: int = 128,
+        latent_dim: int = 100,
+        grayscale: bool = False,
+        mode: Mode = "objects",
+        stride: int = 30,
+        residual: str = "ssim",
+        image_score: Reduction = "max",
+    ) -> None:
+        super().__init__()
+        check_choice("mode", mode, get_args(Mode))
+        self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
+        self.residual = build_residual(residual)
+        self.score = ImageScore(image_score)
+        self.size = size
+        self.grayscale = grayscale
+        self.mode = mode
+        self.stride = stride
+
+    def check_size(self, height: int, width: int) -> None:
+        """Check that images of this size can be read.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+        if self.mode == "textures":
+            check_patches(height, width, self.size, self.stride)
+        elif (height, width) != (self.size, self.size):
+            msg = (
+                f"image of {height}x{width} pixels: mode 'objects' takes {self.size}x{self.size}; "
+                "use mode 'textures' for other sizes"
+            )
+            raise ValueError(msg)
+
+    def to_channels(self, image: torch.Tensor) -> torch.Tensor:
+        """Image ``(N, 3, H, W)`` in the autoencoder's channels, ``(N, C, H, W)``."""
+        return rgb_to_grayscale(image) if self.grayscale else image
+
+    def anomaly_map(self, image: torch.Tensor) -> torch.Tensor:
+        """Residual ``(N, 1, H, W)`` of ``(N, C, H, W)`` in [0, 1] and its reconstruction."""
+
+        def compare(patch: torch.Tensor) -> torch.Tensor:
+            return self.residual(patch, self.autoencoder(patch))
+
+        if self.mode == "objects":
+            return compare(image)
+        return Windows(*image.shape[-2:], self.size, self.stride).average(image, compare)
+
+    def forward(self, image: torch.Tensor) -> InferenceBatch:
+        """Score images.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
+
+        Raises:
+            ValueError: If the size does not fit.
+        """
+        if not torch.compiler.is_exporting():
+            self.check_size(*image.shape[-2:])
+        anomaly_map = self.anomaly_map(self.to_channels(image))
+        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)

@@ -1,0 +1,141 @@
+"""SSIM-AE: the autoencoder, its losses, its windows."""
+
+import pytest
+import torch
+from skimage.metrics import structural_similarity
+
+from anomalib_i3ad import SsimAe
+from anomalib_i3ad.models.ssim_ae.loss import ReconstructionLoss
+from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder, SsimAeModel
+from model_tester import ModelTester, make_images
+
+TINY = {"image_size": 128, "latent_dim": 8, "learning_rate": 1e-3}
+
+
+class TestSsimAe(ModelTester):
+    """The shared tests, on whole images."""
+
+    model_class = SsimAe
+    name = "ssim_ae"
+    tiny = TINY
+    unfit = {"latent_dim": 9}
+
+
+class TestTextures(ModelTester):
+    """The shared tests, on windows, with every option that is not the default."""
+
+    model_class = SsimAe
+    name = "ssim_ae"
+    tiny = {
+        **TINY,
+        "image_size": (140, 150),
+        "mode": "textures",
+        "stride": 16,
+        "grayscale": True,
+        "loss": "l2",
+        "score_residual": "l2",
+        "image_score": "mean",
+    }
+    unfit = {"grayscale": False}
+
+
+class TestAutoencoder:
+    def test_has_the_parameters_of_the_table(self) -> None:
+        assert sum(p.numel() for p in Autoencoder(1, 128, 100).parameters()) == 1_048_549
+
+    def test_has_the_layer_sizes_of_the_table(self) -> None:
+        """Table 1 of the paper, height and width before channels; the decoder mirrors it."""
+        table = [(64, 32), (32, 32), (32, 32), (16, 64), (16, 64), (8, 128), (8, 64), (8, 32), (1, 100)]
+        autoencoder, image = Autoencoder(1, 128, 100), torch.rand(1, 1, 128, 128)
+
+        def sizes(network: torch.nn.Module, x: torch.Tensor) -> list[tuple[int, int]]:
+            found = []
+            for layer in network:
+                x = layer(x)
+                if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                    assert x.shape[-1] == x.shape[-2]
+                    found.append((x.shape[-1], x.shape[1]))
+            return found
+
+        assert sizes(autoencoder.encoder, image) == table
+        mirrored = [*table[-2::-1], (128, 1)]
+        assert sizes(autoencoder.decoder, autoencoder.encoder(image)) == mirrored
+
+    @pytest.mark.parametrize(("channels", "latent_dim"), [(3, 100), (1, 500)])
+    def test_at_256_pixels(self, channels: int, latent_dim: int) -> None:
+        autoencoder = Autoencoder(channels, 256, latent_dim)
+        image = torch.rand(2, channels, 256, 256)
+        assert autoencoder.encoder(image).shape == (2, latent_dim, 1, 1)
+        assert autoencoder(image).shape == image.shape
+
+    def test_latent_vector_is_linear(self) -> None:
+        assert isinstance(Autoencoder(1, 128, 4).encoder[-1], torch.nn.Conv2d)
+
+
+class TestLoss:
+    def test_equals_scikit_image(self) -> None:
+        image, other = make_images(2, 64, 50), make_images(2, 64, 50, seed=1)
+        expected = [
+            1
+            - structural_similarity(
+                x.permute(1, 2, 0).numpy(), y.permute(1, 2, 0).numpy(), channel_axis=2, gaussian_weights=True,
+                sigma=1.5, use_sample_covariance=False, data_range=1, full=True,
+            )[1].mean()
+            for x, y in zip(image.double(), other.double(), strict=True)
+        ]  # fmt: skip
+        assert ReconstructionLoss("ssim")(image, other).item() == pytest.approx(sum(expected) / 2, abs=1e-5)
+
+    def test_l2_by_hand(self) -> None:
+        image = torch.zeros(2, 1, 20, 20)
+        assert ReconstructionLoss("l2")(image, image + 0.5).item() == pytest.approx(0.25)
+
+    @pytest.mark.parametrize("kind", ["ssim", "l2"])
+    def test_keeps_full_precision_under_autocast(self, kind: str) -> None:
+        image, other = make_images(1, 64, 64), make_images(1, 64, 64, seed=1)
+        loss = ReconstructionLoss(kind)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert loss(image, other) == loss(image.float(), other)
+
+
+class TestWindows:
+    def test_one_window_is_the_whole_image(self) -> None:
+        torch.manual_seed(0)
+        model, image = SsimAeModel(latent_dim=8).eval(), make_images(1, 128, 128)
+        whole = model(image).anomaly_map
+        model.mode = "textures"
+        torch.testing.assert_close(model(image).anomaly_map, whole, rtol=0, atol=1e-6)
+
+    def test_map_is_the_mean_over_windows(self) -> None:
+        torch.manual_seed(0)
+        model, image = SsimAeModel(latent_dim=8, mode="textures", stride=30).eval(), make_images(2, 140, 170)
+        total, count = torch.zeros(2, 1, 140, 170), torch.zeros(140, 170)
+        with torch.no_grad():
+            for top in (0, 12):  # the last window is flush with the edge
+                for left in (0, 30, 42):
+                    here = (..., slice(top, top + 128), slice(left, left + 128))
+                    total[here] += model.residual(image[here], model.autoencoder(image[here]))
+                    count[here] += 1
+            torch.testing.assert_close(model(image).anomaly_map, total / count, rtol=0, atol=1e-5)
+
+    def test_grayscale_is_luminance(self) -> None:
+        model = SsimAeModel(latent_dim=8, grayscale=True)
+        red = torch.tensor([1.0, 0, 0])[None, :, None, None].expand(1, 3, 2, 2)
+        assert model.to_channels(red)[0, 0, 0, 0].item() == pytest.approx(0.299, abs=1e-3)  # ITU-R BT.601
+
+
+class TestBadArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"image_size": 64}, "128x128 or 256x256 pixels, not 64x64"),
+            ({"image_size": (128, 256)}, "image of 128x256 pixels: mode 'objects' takes 128x128"),
+            ({"mode": "texture"}, "mode 'texture' must be one of 'objects', 'textures'"),
+            ({"mode": "textures", "image_size": 100}, "100x100 pixels is smaller than patch_size 128"),
+            ({"mode": "textures", "stride": 129}, "stride 129 must be from 1 to patch_size 128"),
+            ({"loss": "l1"}, "loss 'l1' must be one of 'ssim', 'l2'"),
+            ({"image_score": "sum"}, "image_score 'sum'"),
+        ],
+    )
+    def test_are_refused_by_name(self, arguments: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            SsimAe(**{**TINY, **arguments})
