@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 WINDOW_SIZE = 11
 SIGMA = 1.5
@@ -12,10 +11,20 @@ C1 = 0.01**2
 C2 = 0.03**2
 
 
-def _pad_symmetric(x: torch.Tensor, pad: int) -> torch.Tensor:
-    """Mirror ``(N, C, H, W)`` about its edges, the edge pixel repeated (SciPy's ``reflect``)."""
-    x = torch.cat([x[..., :pad].flip(-1), x, x[..., -pad:].flip(-1)], dim=-1)
-    return torch.cat([x[..., :pad, :].flip(-2), x, x[..., -pad:, :].flip(-2)], dim=-2)
+def _window_matrix(length: int, like: torch.Tensor) -> torch.Tensor:
+    """Gaussian window along one axis as a matrix ``(length, length)``, the image mirrored about its edges.
+
+    The edge pixel is repeated (SciPy's ``reflect``). On a CPU the product with this matrix is many times
+    faster than a convolution of single channels, forward and backward, and needs no padding.
+    """
+    pixel = torch.arange(length, device=like.device).to(like.dtype)
+    target, source = pixel[:, None], pixel[None, :]
+
+    def gaussian(offset: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-offset.square() / (2 * SIGMA**2)) * (offset.abs() <= WINDOW_SIZE // 2).to(like.dtype)
+
+    weights = gaussian(source - target) + gaussian(-1 - source - target) + gaussian(2 * length - 1 - source - target)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 class SSIM(nn.Module):
@@ -25,19 +34,6 @@ class SSIM(nn.Module):
     use_sample_covariance=False, data_range=1, full=True``. Source: Wang et al., Image Quality
     Assessment: From Error Visibility to Structural Similarity, IEEE TIP 2004.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        offsets = torch.arange(WINDOW_SIZE, dtype=torch.float64) - WINDOW_SIZE // 2
-        window = torch.exp(-offsets.square() / (2 * SIGMA**2))
-        self.window: torch.Tensor
-        self.register_buffer("window", (window / window.sum()).float(), persistent=False)
-
-    def _local_mean(self, x: torch.Tensor) -> torch.Tensor:
-        n, c, h, w = x.shape
-        x = _pad_symmetric(x.reshape(n * c, 1, h, w), WINDOW_SIZE // 2)
-        x = F.conv2d(x, self.window.view(1, 1, 1, -1))
-        return F.conv2d(x, self.window.view(1, 1, -1, 1)).reshape(n, c, h, w)
 
     def dissimilarity_to(self, image: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Fix one side of the comparison, whose local mean and variance are then computed once.
@@ -52,14 +48,19 @@ class SSIM(nn.Module):
         # With d = other - image: 2 mx my = mx^2 + my^2 - md^2, and likewise for the variances, so
         # that SSIM = (1 - md^2 / A) (1 - vd / B). Unlike the usual form this does not subtract
         # nearly equal numbers in flat regions, where runtimes would otherwise differ by 1e-4.
+        rows, columns = (_window_matrix(side, image) for side in image.shape[-2:])
+
+        def local_mean(x: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(torch.matmul(rows, x), columns.transpose(0, 1))
+
         centred = image - 0.5
-        mean_c = self._local_mean(centred)
-        var_x = self._local_mean(centred.square()) - mean_c.square()
+        mean_c = local_mean(centred)
+        var_x = local_mean(centred.square()) - mean_c.square()
         mean_x = mean_c + 0.5
 
         def dissimilarity(other: torch.Tensor) -> torch.Tensor:
             d = other - image
-            mean_d, mean_cd, mean_dd = self._local_mean(torch.cat([d, centred * d, d * d], dim=1)).chunk(3, dim=1)
+            mean_d, mean_cd, mean_dd = local_mean(torch.cat([d, centred * d, d * d], dim=1)).chunk(3, dim=1)
             var_d = mean_dd - mean_d.square()
             var_y = var_x + 2 * (mean_cd - mean_c * mean_d) + var_d
             luminance = mean_d.square() / (mean_x.square() + (mean_x + mean_d).square() + C1)
