@@ -1,0 +1,85 @@
+"""RIAD: reconstruction by inpainting.
+
+Zavrtanik, Kristan and Skočaj, Reconstruction by inpainting for visual anomaly detection, Pattern
+Recognition 2021. Which source each default comes from is in the model card beside this file.
+"""
+
+from typing import Any
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import optim
+
+from anomalib_i3ad.components.masks import random_cell_sets
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
+
+from .loss import RiadLoss
+from .torch_model import RiadModel
+
+DECAY_AT = 250 / 300  # of the training, to a tenth
+
+
+class Riad(ReconstructionMixin, AnomalibModule):
+    """Detects anomalies as what a network cannot inpaint from its surroundings.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both. Multiples of
+            32 and of every cell size.
+        width: Channels of the U-Net's first level; speed and size follow it.
+        cell_sizes: Sides of the hidden cells in pixels; training draws one a batch, test uses all.
+        parts: Number of disjoint sets the cells are divided into; each is hidden once.
+        learning_rate: Learning rate of Adam, a tenth of it in the last sixth of ``max_train_steps``.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer, and the learning rate as it is.
+        seed: Seed of the cell sets, in training and at test.
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        width: int = 64,
+        cell_sizes: tuple[int, ...] = (2, 4, 8, 16),
+        parts: int = 3,
+        learning_rate: float = 1e-4,
+        max_train_steps: int | None = 15_000,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
+        self.loss = RiadLoss()
+        self.learning_rate = learning_rate
+        self.to(memory_format=torch.channels_last)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with one decay."""
+        optimizer = optim.Adam(self.model.parameters(), self.learning_rate)
+        if self.max_train_steps is None:
+            return optimizer
+        schedule = optim.lr_scheduler.MultiStepLR(optimizer, [round(DECAY_AT * self.max_train_steps)])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Inpaint every part of the images once, at a cell size drawn at random."""
+        del batch_idx
+        image, rng = image_of(batch), self.step_rng()
+        cell = int(rng.choice(self.model.cell_sizes))
+        sets = random_cell_sets(cell, self.model.parts, *image.shape[-2:], rng).to(image.device)
+        terms = self.loss(image, self.model.reconstruct(image, sets[None])[:, 0])
+        self.check_losses(**terms)
+        return torch.stack(list(terms.values())).sum()

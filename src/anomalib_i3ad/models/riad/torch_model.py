@@ -1,0 +1,96 @@
+"""RIAD's reconstruction by inpainting and its map (Zavrtanik et al., Pattern Recognition 2021, section 3)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+from torch.nn import functional as F
+
+from anomalib_i3ad.components.gms import msgms_map
+from anomalib_i3ad.components.masks import random_cell_sets
+from anomalib_i3ad.components.scores import ImageScore
+from anomalib_i3ad.components.stitching import draw_hidden
+
+from .unet import UNet
+
+SMOOTHING = 21
+
+
+class RiadModel(nn.Module):
+    """Inpaint an image in parts, at several sizes of parts, and compare gradients.
+
+    Args:
+        image_size: Height and width in pixels.
+        width: Channels of the U-Net's first level.
+        cell_sizes: Sides K of the hidden cells in pixels.
+        parts: Number n of disjoint sets the cells are divided into.
+        seed: Seed of the sets used at test; they are drawn here once and kept in the checkpoint.
+
+    Raises:
+        ValueError: If an argument does not fit.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        width: int = 64,
+        cell_sizes: Sequence[int] = (2, 4, 8, 16),
+        parts: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if parts < 2 or not cell_sizes or min(cell_sizes) < 1:
+            msg = f"cell_sizes {list(cell_sizes)} must be positive and parts {parts} at least 2"
+            raise ValueError(msg)
+        self.unet = UNet(width)
+        self.score = ImageScore("max")
+        self.image_size = image_size
+        self.cell_sizes = list(cell_sizes)
+        self.parts = parts
+        height, side = image_size
+        divisor = self.unet.size_divisor
+        if height % divisor or side % divisor:
+            msg = f"image of {height}x{side} pixels: the U-Net takes sides that are multiples of {divisor}"
+            raise ValueError(msg)
+        rng = np.random.default_rng(seed)
+        self.cell_sets: torch.Tensor
+        self.register_buffer(
+            "cell_sets", torch.stack([random_cell_sets(cell, parts, height, side, rng) for cell in self.cell_sizes])
+        )
+
+    def reconstruct(self, image: torch.Tensor, cell_sets: torch.Tensor) -> torch.Tensor:
+        """Inpaint every part of the image from the others.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+            cell_sets: ``(S, H, W)``, S ways to divide it into ``parts``.
+
+        Returns:
+            ``(N, S, 3, H, W)``, each pixel taken from the pass in which it was hidden.
+        """
+        part = torch.arange(self.parts, device=image.device)[:, None, None, None]
+        holes = (cell_sets.long()[:, None, None] == part).to(image.dtype)
+        return draw_hidden(image, holes, lambda images, hole: self.unet(images * (1 - hole)))
+
+    def forward(self, image: torch.Tensor) -> InferenceBatch:
+        """Score images; all passes, ``parts`` for each cell size, are one batch.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
+
+        Raises:
+            ValueError: If the size is not ``image_size``.
+        """
+        if not torch.compiler.is_exporting() and tuple(image.shape[-2:]) != tuple(self.image_size):
+            msg = f"image of {image.shape[-2]}x{image.shape[-1]} pixels: this model takes {self.image_size}"
+            raise ValueError(msg)
+        # the ways to divide the image become channels, over which the similarity is averaged
+        drawn = self.reconstruct(image, self.cell_sets).flatten(1, 2)
+        residual = msgms_map(image.repeat(1, len(self.cell_sizes), 1, 1), drawn)
+        anomaly_map = F.avg_pool2d(residual, SMOOTHING, stride=1, padding=SMOOTHING // 2, count_include_pad=False)
+        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)
