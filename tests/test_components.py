@@ -4,14 +4,20 @@ import kornia
 import numpy as np
 import pytest
 import torch
+from skimage.filters import prewitt_h, prewitt_v
 from skimage.metrics import structural_similarity
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad.components.gated_conv import GatedConv2d
+from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
+from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, lattice_holes, training_holes
+from anomalib_i3ad.components.patches import Windows, random_patches
 from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import SSIM
+from anomalib_i3ad.components.stitching import draw_hidden
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
 
@@ -76,6 +82,112 @@ class TestResiduals:
         # one channel of three differs, flat: its SSIM is C1 / (0.36 + C1)
         expected = (1 - 1e-4 / (0.36 + 1e-4)) / 3 / 2
         assert build_residual("ssim")(image, other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
+
+
+class TestGMS:
+    @staticmethod
+    def expected(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """1 - GMS by its definition, gradients by scikit-image."""
+        g, h = (np.hypot(prewitt_h(z), prewitt_v(z)) for z in (x, y))
+        return 1 - (2 * g * h + 0.0026) / (g**2 + h**2 + 0.0026)
+
+    @pytest.mark.parametrize("size", [(64, 64), (33, 57)])
+    def test_equals_its_definition(self, size: tuple[int, int]) -> None:
+        image, other = pair(*size)
+        ours = gms_dissimilarity(image, other)
+        for n in range(2):
+            channels = [self.expected(image[n, c].numpy(), other[n, c].numpy()) for c in range(3)]
+            assert np.abs(ours[n, 0].numpy() - np.mean(channels, axis=0)).max() < 1e-4
+
+    def test_by_hand(self) -> None:
+        """A vertical step of 0.6 has gradient 0.6 beside it; a flat image has none."""
+        step = torch.zeros(1, 1, 8, 8)
+        step[..., 4:] = 0.6
+        ours = gms_dissimilarity(step, torch.zeros_like(step))[0, 0]
+        row = [0, 0, 0, 0.36 / 0.3626, 0.36 / 0.3626, 0, 0, 0]
+        assert ours[3].tolist() == pytest.approx(row, abs=1e-3)
+
+    def test_scales_and_their_mean(self) -> None:
+        image, other = pair(64, 40)
+        maps = msgms_dissimilarities(image, other)
+        assert [m.shape[-2:] for m in maps] == [(64, 40), (32, 20), (16, 10), (8, 5)]
+        halved = [z.numpy().reshape(2, 3, 32, 2, 20, 2).mean(axis=(3, 5)) for z in (image, other)]
+        second = np.mean([self.expected(halved[0][0, c], halved[1][0, c]) for c in range(3)], axis=0)
+        assert np.abs(maps[1][0, 0].numpy() - second).max() < 1e-4
+        assert msgms_map(image, other).shape == (2, 1, 64, 40)
+
+    def test_is_exactly_zero_for_equal_images(self) -> None:
+        image, _ = pair(64, 64)
+        assert (msgms_map(image, image.clone()) == 0).all()
+
+    def test_flat_regions_have_a_finite_gradient(self) -> None:
+        flat = torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64, requires_grad=True)
+        msgms_map(torch.rand(1, 1, 16, 16, dtype=torch.float64), flat).sum().backward()
+        assert torch.isfinite(flat.grad).all()
+
+
+class TestPatches:
+    @pytest.mark.parametrize(("size", "patch", "stride"), [((50, 70), 16, 16), ((64, 64), 16, 5), ((16, 33), 16, 7)])
+    def test_windows_put_together_are_the_image(self, size: tuple[int, int], patch: int, stride: int) -> None:
+        image, _ = pair(*size)
+        windows = Windows(*size, patch, stride)
+        torch.testing.assert_close(windows.stitch(windows.cut(image)), image, rtol=0, atol=1e-6)
+        first = image[:, :1]
+        torch.testing.assert_close(windows.average(image, lambda x: x[:, :1]), first, rtol=0, atol=1e-6)
+
+    def test_cut_where_they_say(self) -> None:
+        image, _ = pair(50, 70)
+        windows = Windows(50, 70, 16, 20)
+        assert windows.tops.tolist() == [0, 20, 34]
+        assert windows.lefts.tolist() == [0, 20, 40, 54]
+        assert len(windows) == 12
+        cut = windows.cut(image)
+        assert cut.shape == (2, 3, 4, 3, 16, 16)
+        assert torch.equal(cut[1, 2, 1], image[1, :, 34:50, 20:36])
+
+    def test_average_over_overlaps_by_hand(self) -> None:
+        """Windows [0, 4) and [2, 6): one gives 1, the other 3, and 2 where they meet."""
+        windows = Windows(4, 6, 4, 2)
+        values = torch.tensor([1.0, 3.0]).reshape(1, 1, 2, 1, 1, 1).expand(1, 1, 2, 1, 4, 4)
+        assert windows.stitch(values)[0, 0].tolist() == [[1, 1, 2, 2, 3, 3]] * 4
+
+    def test_random_patches_lie_in_their_image(self) -> None:
+        image = torch.arange(3.0)[:, None, None, None].expand(3, 1, 40, 70)
+        patches = random_patches(image, 16, np.random.default_rng(0))
+        assert patches.shape == (3 * 2 * 4, 1, 16, 16)
+        assert patches[:, 0, 0, 0].tolist() == [0.0] * 8 + [1.0] * 8 + [2.0] * 8
+
+    def test_random_patches_reach_every_place(self) -> None:
+        places = torch.arange(40.0).expand(1, 1, 40, 40)
+        rng = np.random.default_rng(0)
+        lefts = torch.cat([random_patches(places, 20, rng)[:, 0, 0, 0] for _ in range(100)])
+        assert lefts.unique().tolist() == list(range(21))
+
+
+class TestStitching:
+    def test_each_part_is_drawn_where_it_was_hidden(self) -> None:
+        image, _ = pair(16, 24)
+        holes = torch.stack([lattice_holes(grid, 16, 24) for grid in (2, 4)])
+        stitched = draw_hidden(image, holes, lambda images, hole: images + hole)
+        assert stitched.shape == (2, 2, 3, 16, 24)
+        assert torch.equal(stitched, (image + 1)[:, None].expand_as(stitched))
+
+
+class TestLoops:
+    def test_repeat_counts(self) -> None:
+        state = repeat(4, lambda i, total, product: (total + i, product * 2), (torch.tensor(0), torch.tensor(1)))
+        assert [int(value) for value in state] == [0 + 1 + 2 + 3, 16]
+
+    def test_repeat_shows_no_bar_where_there_is_no_terminal(self, capsys: pytest.CaptureFixture) -> None:
+        repeat(3, lambda i, x: (x,), (torch.tensor(0),), description="searching")
+        assert capsys.readouterr().err == ""
+
+
+class TestImageScore:
+    def test_by_hand(self) -> None:
+        anomaly_map = torch.arange(10_000.0).reshape(1, 1, 100, 100)
+        scores = [ImageScore(reduction)(anomaly_map).item() for reduction in ("mean", "max", "top_k")]
+        assert scores == pytest.approx([4999.5, 9999, 9949.5])
 
 
 class TestGatedConv2d:

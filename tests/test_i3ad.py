@@ -243,7 +243,6 @@ class TestIteration:
         assert torch.isfinite(batch.anomaly_map).all()
         assert 0 <= batch.pred_score.item() <= 1
 
-    def test_image_scores(self, model: I3ADModel) -> None:
 
 
 class TestHoles:
