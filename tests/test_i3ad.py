@@ -246,15 +246,15 @@ class TestIteration:
 
 
 class TestHoles:
-    def test_a_function_of_seed_and_step_alone(self) -> None:
-        model = I3AD(**TINY)
-        model._trainer = type("Trainer", (), {"global_step": 8, "global_rank": 0})()
-        image = torch.rand(3, 3, 64, 64)
+    def test_a_function_of_seed_and_step_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, image = I3AD(**TINY), torch.rand(3, 3, 64, 64)
+        monkeypatch.setattr(I3AD, "train_step", 8)
+        monkeypatch.setattr(I3AD, "global_rank", 0)
         first = model.draw_holes(image)
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         assert torch.equal(first, model.draw_holes(image))
-        model._trainer.global_step = 10
+        monkeypatch.setattr(I3AD, "train_step", 10)
         assert not torch.equal(first, model.draw_holes(image))
 
 

@@ -59,8 +59,6 @@ class ReconstructionMixin(Base):
         visualizer: As in anomalib.
     """
 
-    #: Lightning's ``global_step`` counts the steps of every optimiser.
-    optimizers_per_step = 1
     _validated_at = -1
 
     def __init__(
@@ -150,8 +148,11 @@ class ReconstructionMixin(Base):
 
     @property
     def train_step(self) -> int:
-        """Training batches seen, over all epochs and resumed runs."""
-        return self.trainer.global_step // self.optimizers_per_step
+        """Training batches seen, over all epochs and resumed runs.
+
+        Unlike Lightning's ``global_step``, which counts the steps of every optimiser.
+        """
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
 
     def on_train_start(self) -> None:
         """Refuse a fit that could not be calibrated at its end.

@@ -1,0 +1,181 @@
+"""AnoGAN, and its fast form f-AnoGAN.
+
+Schlegl, Seeböck, Waldstein, Schmidt-Erfurth and Langs, Unsupervised Anomaly Detection with Generative
+Adversarial Networks to Guide Marker Discovery, IPMI 2017, https://arxiv.org/abs/1703.05921; Schlegl et al.,
+f-AnoGAN, Medical Image Analysis 2019. Which source each default comes from is in the model card beside this file.
+"""
+
+from typing import Any
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import optim
+
+from anomalib_i3ad.components.patches import random_patches
+from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
+
+from .loss import discriminator_loss, encoder_loss, generator_loss
+from .torch_model import AnoGanModel, Discrimination, Inference
+
+
+class AnoGan(ReconstructionMixin, AnomalibModule):
+    """Detects anomalies as what a GAN of normal patches cannot draw.
+
+    Training draws random patches. The GAN comes first; where inference needs an encoder, it is trained in the
+    last part of the same fit, with generator and discriminator fixed.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both.
+        patch_size: Side in pixels of what the GAN draws, a power of 2.
+        stride: Distance in pixels of the overlapping patches an image is scored by.
+        width: Channels of the networks' outermost layers.
+        latent_dim: Length of the latent vector.
+        inference: Find the latent vector by gradient ``search`` (AnoGAN), by an ``encoder`` (f-AnoGAN), or by a
+            search that starts where the encoder points (``encoder+search``).
+        search_steps: Steps of the search.
+        search_learning_rate: Learning rate of the search's Adam.
+        discrimination_weight: Weight lambda of the discrimination term in search and score.
+        discrimination: The score's term: distance of the discriminator's inner ``features``, or its ``logit``
+            on the drawing, the paper's reference score.
+        encoder_share: Share of the training steps that train the encoder.
+        feature_weight: Weight kappa of the features in the encoder's loss.
+        learning_rate: Learning rate of the three Adam optimisers.
+        betas: Their betas.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer.
+        seed: Seed of patches and latent vectors, and of the search's start.
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument is none of the above or does not fit ``image_size``.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        patch_size: int = 64,
+        stride: int = 32,
+        width: int = 64,
+        latent_dim: int = 100,
+        inference: Inference = "encoder",
+        search_steps: int = 500,
+        search_learning_rate: float = 0.05,
+        discrimination_weight: float = 0.1,
+        discrimination: Discrimination = "features",
+        encoder_share: float = 1 / 3,
+        feature_weight: float = 1.0,
+        learning_rate: float = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        max_train_steps: int | None = 20_000,
+        seed: int = 0,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        if not 0 < encoder_share < 1:
+            msg = f"encoder_share {encoder_share} must lie between 0 and 1"
+            raise ValueError(msg)
+        self.automatic_optimization = False
+        self.model: AnoGanModel = AnoGanModel(
+            patch_size=patch_size,
+            stride=stride,
+            width=width,
+            latent_dim=latent_dim,
+            inference=inference,
+            search_steps=search_steps,
+            search_learning_rate=search_learning_rate,
+            discrimination_weight=discrimination_weight,
+            discrimination=discrimination,
+            seed=seed,
+        )
+        self.model.check_size(*self.image_size)
+        self.encoder_share = encoder_share
+        self.feature_weight = feature_weight
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.gan_steps: float = float("inf")
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """A search for every validation image after every epoch would outlast the training: once, at the end."""
+        once = {"check_val_every_n_epoch": 1_000_000} if self.model.searches else {}
+        return super().trainer_arguments | once
+
+    def configure_optimizers(self) -> list[optim.Optimizer]:
+        """One Adam each for generator, discriminator and encoder."""
+        networks = (self.model.generator, self.model.discriminator, self.model.encoder)
+        return [optim.Adam(net.parameters(), self.learning_rate, self.betas) for net in networks if net is not None]
+
+    def setup(self, stage: str) -> None:
+        """Show a progress bar in the search where the trainer shows one."""
+        super().setup(stage)
+        self.model.progress = self.trainer.progress_bar_callback is not None
+
+    def on_train_start(self) -> None:
+        """Divide the steps of this fit between GAN and encoder.
+
+        Raises:
+            ValueError: If nothing says how many steps there are.
+        """
+        super().on_train_start()
+        if self.model.encoder is None:
+            return
+        trainer, gan_share = self.trainer, 1 - self.encoder_share
+        limits = [float("inf") if self.max_train_steps is None else self.max_train_steps]
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            limits.append(trainer.max_epochs * trainer.num_training_batches)
+        if trainer.max_steps > 0:  # Lightning counts two for a step of the GAN
+            limits.append(trainer.max_steps / (1 + gan_share))
+        if min(limits) == float("inf"):
+            msg = "the encoder is trained in the last part of the fit: set max_train_steps, or the trainer's max_epochs"
+            raise ValueError(msg)
+        self.gan_steps = int(gan_share * min(limits))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out an encoder that inference by ``search`` does without."""
+        if self.model.encoder is None:
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("model.encoder.")}
+        super().on_load_checkpoint(checkpoint)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step of the GAN, or of the encoder in the last part of the fit."""
+        del batch_idx
+        rng = self.step_rng()
+        patch = random_patches(2 * image_of(batch) - 1, self.model.patch_size, rng)
+        if self.train_step < self.gan_steps:
+            z = rng.uniform(-1, 1, (len(patch), len(self.model.start)))
+            self.train_gan(patch, torch.from_numpy(z).to(patch))
+        else:
+            self.train_encoder(patch)
+
+    def train_gan(self, patch: torch.Tensor, z: torch.Tensor) -> None:
+        """One step of generator and discriminator, both judged before either moves."""
+        generator, discriminator = self.model.generator.train(), self.model.discriminator.train()
+        drawn = generator(z)
+        with frozen(discriminator):
+            drawing = generator_loss(discriminator(drawn))
+        judging = discriminator_loss(discriminator(patch), discriminator(drawn.detach()))
+        self.check_losses(generator_loss=drawing, discriminator_loss=judging)
+        self.step_optimizers(drawing + judging, *self.optimizers()[:2])
+
+    def train_encoder(self, patch: torch.Tensor) -> None:
+        """One step of the encoder through the fixed generator and discriminator, as they are at test."""
+        generator, discriminator = self.model.generator.eval(), self.model.discriminator.eval()
+        with frozen(generator), frozen(discriminator):
+            drawn = generator(self.model.encode(patch))
+            loss = encoder_loss(
+                patch, drawn, discriminator.features(patch), discriminator.features(drawn), self.feature_weight
+            )
+        self.check_losses(encoder_loss=loss)
+        self.step_optimizers(loss, self.optimizers()[2])

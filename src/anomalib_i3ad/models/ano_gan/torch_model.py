@@ -1,0 +1,163 @@
+"""AnoGAN's latent search, f-AnoGAN's encoder, and the anomaly score both share."""
+
+from typing import Literal, get_args
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.loops import repeat
+from anomalib_i3ad.components.patches import Windows, check_patches
+
+from .loss import cross_entropy
+from .networks import Critic, Generator
+
+Inference = Literal["search", "encoder", "encoder+search"]
+Discrimination = Literal["features", "logit"]
+#: Adam's constants.
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+class AnoGanModel(nn.Module):
+    """Find the latent vector whose drawing comes nearest to a patch, and score what differs.
+
+    Args:
+        patch_size: Side of a patch in pixels, a power of 2.
+        stride: Distance of the patches in pixels.
+        width: Channels of the networks' outermost layers.
+        latent_dim: Length of the latent vector.
+        inference: Find it by gradient ``search`` (AnoGAN), by an ``encoder`` (f-AnoGAN), or by a search that
+            starts where the encoder points.
+        search_steps: Steps gamma of the search.
+        search_learning_rate: Learning rate of its Adam.
+        discrimination_weight: lambda, weight of the discrimination term, in [0, 1].
+        discrimination: The term of the score: distance of inner ``features``, or the ``logit`` of the
+            drawing (the paper's reference score).
+        seed: Seed of the vector at which a search without encoder starts.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 64,
+        stride: int = 32,
+        width: int = 64,
+        latent_dim: int = 100,
+        inference: Inference = "encoder",
+        search_steps: int = 500,
+        search_learning_rate: float = 0.05,
+        discrimination_weight: float = 0.1,
+        discrimination: Discrimination = "features",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_choice("inference", inference, get_args(Inference))
+        check_choice("discrimination", discrimination, get_args(Discrimination))
+        if search_steps < 1 or not 0 <= discrimination_weight <= 1:
+            msg = f"search_steps {search_steps} must be positive, discrimination_weight {discrimination_weight} in [0, 1]"
+            raise ValueError(msg)
+        self.generator = Generator(patch_size, width, latent_dim)
+        self.discriminator = Critic(patch_size, width, 1)
+        self.encoder = None if inference == "search" else Critic(patch_size, width, latent_dim)
+        self.patch_size = patch_size
+        self.stride = stride
+        self.searches = inference != "encoder"
+        self.search_steps = search_steps
+        self.search_learning_rate = search_learning_rate
+        self.discrimination_weight = discrimination_weight
+        self.discrimination = discrimination
+        #: Show a progress bar while searching.
+        self.progress = False
+        generator = torch.Generator().manual_seed(seed)
+        self.start: torch.Tensor
+        self.register_buffer("start", 2 * torch.rand(latent_dim, generator=generator) - 1)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Check that patches cover images of this size.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        check_patches(height, width, self.patch_size, self.stride)
+
+    def encode(self, patch: torch.Tensor) -> torch.Tensor:
+        """Latent vectors ``(N, latent_dim)`` in [-1, 1] of patches ``(N, 3, size, size)`` in [-1, 1]."""
+        assert self.encoder is not None
+        return torch.tanh(self.encoder(patch))
+
+    def gradient(self, z: torch.Tensor, patch: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Gradient ``(N, latent_dim)`` of the search's loss by z (Schlegl et al. 2017, equation 3).
+
+        ``(1 - lambda) * sum|x - G(z)| + lambda * sum|f(x) - f(G(z))|``, an image's own sums.
+
+        Args:
+            z: ``(N, latent_dim)``.
+            patch: x, ``(N, 3, size, size)`` in [-1, 1].
+            features: f(x).
+        """
+        weight = self.discrimination_weight
+        drawn, to_latent = self.generator.linearise(z)
+        drawn_features, to_pixels = self.discriminator.features.linearise(drawn)
+        by_features = to_pixels(torch.sign(drawn_features - features))
+        return to_latent((1 - weight) * torch.sign(drawn - patch) + weight * by_features)
+
+    def search(self, patch: torch.Tensor, features: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Descend from ``start`` by Adam, whose state every patch has its own.
+
+        Shapes as in :meth:`gradient`.
+        """
+        first, second = BETAS
+
+        def descend(
+            i: torch.Tensor, z: torch.Tensor, mean: torch.Tensor, square: torch.Tensor
+        ) -> tuple[torch.Tensor, ...]:
+            gradient = self.gradient(z, patch, features)
+            mean = first * mean + (1 - first) * gradient
+            square = second * square + (1 - second) * gradient.square()
+            step = (i + 1).to(z.dtype)
+            unbiased = mean / (1 - torch.pow(first, step))
+            scale = torch.sqrt(square / (1 - torch.pow(second, step))) + EPSILON
+            return z - self.search_learning_rate * unbiased / scale, mean, square
+
+        state = (start, torch.zeros_like(start), torch.zeros_like(start))
+        return repeat(self.search_steps, descend, state, "searching" if self.progress else None)[0]
+
+    def locate(self, patch: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Latent vectors ``(N, latent_dim)`` of patches in [-1, 1] with features f(x)."""
+        start = self.start.expand(patch.shape[0], -1) if self.encoder is None else self.encode(patch)
+        return self.search(patch, features, start) if self.searches else start
+
+    def forward(self, image: torch.Tensor) -> InferenceBatch:
+        """Score images as overlapping patches.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``pred_score`` (N,), the highest ``A(x)`` of a patch, and ``anomaly_map`` (N, 1, H, W), the
+            mean absolute difference, averaged where patches overlap; before normalisation.
+
+        Raises:
+            ValueError: If patches do not cover the image.
+        """
+        if not torch.compiler.is_exporting():
+            self.check_size(*image.shape[-2:])
+        windows = Windows(*image.shape[-2:], self.patch_size, self.stride)
+        cut = windows.cut(2 * image - 1)
+        patch = cut.flatten(0, 2)
+        features = self.discriminator.features(patch)
+        drawn = self.generator(self.locate(patch, features))
+        difference = (patch - drawn).abs()
+        drawn_features = self.discriminator.features(drawn)
+        if self.discrimination == "features":
+            discrimination = (features - drawn_features).abs().sum(dim=(1, 2, 3))
+        else:
+            discrimination = cross_entropy(self.discriminator.head(drawn_features).flatten(1), real=True)
+        weight = self.discrimination_weight
+        score = (1 - weight) * difference.sum(dim=(1, 2, 3)) + weight * discrimination
+        anomaly_map = windows.stitch((difference.mean(dim=1, keepdim=True) / 2).unflatten(0, cut.shape[:3]))
+        return InferenceBatch(pred_score=score.unflatten(0, (-1, len(windows))).amax(dim=1), anomaly_map=anomaly_map)
