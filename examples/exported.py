@@ -1,14 +1,14 @@
-"""Is the exported model the same model, and what does stopping early save?
+"""Is the exported model the same model, and what does it cost?
 
-    python examples/exported.py CHECKPOINT --root DATA --category bottle
+    python examples/exported.py I3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
 
-Exports a trained I3AD to ONNX and OpenVINO with dynamic size, runs Engine.predict, ONNX Runtime and OpenVINO (FP32)
-over the test images at their own size, and prints the largest differences, the passes used, OpenVINO's latency by
-passes as a ratio of the full run, and a batch of 8 beside 8 single images. Needs the extra ``dev``.
+Exports a trained model to ONNX and OpenVINO with dynamic size, runs Engine.predict, ONNX Runtime and OpenVINO (FP32)
+over the test images at their own size, and prints the largest differences, and the time of a batch of 8 beside 8 single
+images. For I3AD also the passes used, and OpenVINO's latency by passes as a ratio of the full run. Needs the extra
+``dev``.
 """
 
 import time
-from argparse import ArgumentParser
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ import onnxruntime
 import openvino as ov
 import torch
 from anomalib.data.utils import read_image
-from anomalib.engine import Engine
+from common import load, make_engine, make_parser
 from rich.progress import track
 
 from anomalib_i3ad import I3AD
@@ -39,21 +39,14 @@ def latency(compiled: ov.CompiledModel, images: np.ndarray) -> float:
 
 def main() -> None:
     """Export, compare, time."""
-    parser = ArgumentParser()
-    parser.add_argument("checkpoint")
-    parser.add_argument("--root", default="./datasets/MVTecAD")
-    parser.add_argument("--category", default="bottle")
-    parser.add_argument("--max_iterations", type=int, default=8)
-    arguments = parser.parse_args()
+    arguments = make_parser().parse_args()
     test = Path(arguments.root) / arguments.category / "test"
     paths = sorted(test.rglob("*.png"))
-    model = I3AD.load_from_checkpoint(arguments.checkpoint, map_location="cpu", max_iterations=arguments.max_iterations)
-    model.eval()
     with TemporaryDirectory() as folder:
+        model = load(arguments, folder)
         session = onnxruntime.InferenceSession(model.to_onnx(folder))
         compiled = ov.Core().compile_model(model.to_openvino(folder), "CPU", FP32)
-        engine = Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=folder, enable_progress_bar=False)
-        model.visualizer = None
+        engine = make_engine(folder, accelerator="cpu", enable_progress_bar=False)
         predicted = {}
         for kind in sorted(path for path in test.iterdir() if path.is_dir()):
             for batch in engine.predict(model, data_path=kind):
@@ -76,10 +69,11 @@ def main() -> None:
                 difference = float(np.abs(result[name].squeeze() - getattr(expected, name).numpy().squeeze()).max())
                 worst[runtime, name] = max(worst[runtime, name], difference)
             agree[runtime] += bool(result["pred_label"].item() == expected.pred_label.item())
-        with torch.no_grad():
-            passes = int(model.model.iterate(model.pre_processor(torch.from_numpy(image))).passes)
-        used["normal" if path.parent.name == "good" else "defective"].append(passes)
-        by_passes[passes].append(latency(compiled, image))
+        if isinstance(model, I3AD):
+            with torch.no_grad():
+                passes = int(model.model.iterate(model.pre_processor(torch.from_numpy(image))).passes)
+            used["normal" if path.parent.name == "good" else "defective"].append(passes)
+            by_passes[passes].append(latency(compiled, image))
 
     print(f"\n{len(paths)} images of {arguments.category}, compared with Engine.predict")
     for runtime, count in agree.items():
@@ -87,8 +81,8 @@ def main() -> None:
         print(f"{runtime}: score {score:.1e}, map {anomaly_map:.1e}, labels {count}/{len(paths)}")
     for kind, passes in used.items():
         print(f"passes on {kind} images: mean {np.mean(passes):.2f}, counts {np.bincount(passes).tolist()}")
-    full = np.median(by_passes[max(by_passes)])
     for passes, times in sorted(by_passes.items()):
+        full = np.median(by_passes[max(by_passes)])
         print(f"{passes} passes: {np.median(times):.1f} ms, {np.median(times) / full:.2f} of {max(by_passes)} passes")
 
     images = np.concatenate([read_image(path, as_tensor=True).numpy()[None] for path in paths[:: len(paths) // 8][:8]])

@@ -253,7 +253,9 @@ class TestPhases:
         make_engine(max_epochs=20).fit(model, datamodule=textures)
         assert seen == [[True, True, False, True]] * 4 + [[False, False, True, False]] * 2
 
-    @pytest.mark.parametrize(("limits", "gan_steps"), [({"max_epochs": 3}, 6), ({"max_epochs": -1, "max_steps": 10}, 4)])
+    @pytest.mark.parametrize(
+        ("limits", "gan_steps"), [({"max_epochs": 3}, 6), ({"max_epochs": -1, "max_steps": 10}, 4)]
+    )
     def test_follow_the_trainers_limits(self, limits: dict, gan_steps: int, textures: Textures) -> None:
         model = AnoGan(**TINY)
         make_engine(**limits).fit(model, datamodule=textures)

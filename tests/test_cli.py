@@ -12,7 +12,7 @@ import pytest
 import yaml
 from anomalib.models import get_model
 
-from anomalib_i3ad import I3AD, MVTec, cli, register
+from anomalib_i3ad import I3AD, AnoGan, MVTec, Riad, SsimAe, cli, register
 
 TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.discriminator_width", "8"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
@@ -63,16 +63,20 @@ def test_short_names_in_any_order_then_predict_and_export(
 def test_benchmark_writes_a_row_for_each_model(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = {"image_size": 64, "width": 4, "discriminator_width": 8, "max_train_steps": 3}
+    steps = {"max_train_steps": 3}
+    small = {
+        "anomalib_i3ad.I3AD": {"image_size": 64, "width": 4, "discriminator_width": 8, **steps},
+        "anomalib_i3ad.SsimAe": {"latent_dim": 8, **steps},
+        "anomalib_i3ad.Riad": {"image_size": 64, "width": 4, **steps},
+        "anomalib_i3ad.AnoGan": {"image_size": 64, "patch_size": 32, "width": 4, "latent_dim": 8, **steps},
+        "Padim": {"pre_trained": False},
+    }
     config = {
         "accelerator": "cpu",
         "benchmark": {
             "seed": 0,
             "model": {
-                "grid": [
-                    {"class_path": "anomalib_i3ad.I3AD", "init_args": small},
-                    {"class_path": "Padim", "init_args": {"pre_trained": False}},
-                ]
+                "grid": [{"class_path": path, "init_args": arguments} for path, arguments in small.items()],
             },
             "data": {
                 "class_path": "MVTec",
@@ -83,7 +87,7 @@ def test_benchmark_writes_a_row_for_each_model(
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
     run_cli(monkeypatch, "benchmark", "--config", str(tmp_path / "benchmark.yaml"))
     table = pd.read_csv(next(tmp_path.glob("runs/benchmark/*/results.csv")))
-    assert table["model.class_path"].tolist() == ["anomalib_i3ad.I3AD", "Padim"]
+    assert table["model.class_path"].tolist() == list(small)
     for column in ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"):
         assert table[column].between(0, 1).all()
 
@@ -105,10 +109,13 @@ def test_python_m_is_the_same_command() -> None:
     assert "benchmark" in done.stdout
 
 
+MODEL_OF = {"demo": I3AD, "i3ad": I3AD, "ssim_ae": SsimAe, "riad": Riad, "ano_gan": AnoGan}
+
+
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configurations_build(path: Path) -> None:
     from anomalib.engine import Engine
 
     _, model, datamodule = Engine.from_config(path)
-    assert isinstance(model, I3AD)
+    assert type(model) is MODEL_OF[path.stem.removesuffix("_cpu")]
     assert isinstance(datamodule, MVTec)

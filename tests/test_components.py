@@ -179,7 +179,7 @@ class TestLoops:
         assert [int(value) for value in state] == [0 + 1 + 2 + 3, 16]
 
     def test_repeat_shows_no_bar_where_there_is_no_terminal(self, capsys: pytest.CaptureFixture) -> None:
-        repeat(3, lambda i, x: (x,), (torch.tensor(0),), description="searching")
+        repeat(3, lambda _, x: (x,), (torch.tensor(0),), description="searching")
         assert capsys.readouterr().err == ""
 
 

@@ -244,7 +244,6 @@ class TestIteration:
         assert 0 <= batch.pred_score.item() <= 1
 
 
-
 class TestHoles:
     def test_a_function_of_seed_and_step_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, image = I3AD(**TINY), torch.rand(3, 3, 64, 64)

@@ -39,21 +39,22 @@ class ConvLayer(nn.Module):
     def linearise(self, x: torch.Tensor) -> tuple[torch.Tensor, Pullback]:
         """Output and pullback at x, in evaluation mode."""
         y = self(x)
-        if isinstance(self.activation, nn.Tanh):
-            gain = 1 - y.square()
-        else:
+        if isinstance(self.activation, nn.LeakyReLU):
             above = (y > 0).to(y.dtype)
             gain = above + self.activation.negative_slope * (1 - above)
+        else:
+            gain = 1 - y.square()
         if self.norm is not None:
             assert self.norm.running_var is not None  # mypy
             gain = gain * (self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps))[:, None, None]
-        weight, stride, padding = self.convolution.weight, self.convolution.stride, self.convolution.padding
-        if isinstance(self.convolution, nn.ConvTranspose2d):
-            return y, lambda d: F.conv2d(d * gain, weight, None, stride, padding)
+        layer = self.convolution
+        padding = layer.padding
+        assert not isinstance(padding, str)  # mypy
+        if isinstance(layer, nn.ConvTranspose2d):
+            return y, lambda d: F.conv2d(d * gain, layer.weight, None, layer.stride, padding)
         # rows and columns at the far edge that no step of the convolution reached
-        left = [(side + 2 * pad - kernel) % step for side, pad, kernel, step in
-                zip(x.shape[-2:], padding, self.convolution.kernel_size, stride, strict=True)]  # fmt: skip
-        return y, lambda d: F.conv_transpose2d(d * gain, weight, None, stride, padding, left)
+        left = [(x.shape[i - 2] + 2 * padding[i] - layer.kernel_size[i]) % layer.stride[i] for i in (0, 1)]
+        return y, lambda d: F.conv_transpose2d(d * gain, layer.weight, None, layer.stride, padding, left)
 
 
 class LinearisableSequential(nn.Sequential):
@@ -63,6 +64,7 @@ class LinearisableSequential(nn.Sequential):
         """Output and pullback at x, in evaluation mode."""
         pullbacks: list[Pullback] = []
         for layer in self:
+            assert isinstance(layer, ConvLayer)  # mypy
             x, pullback = layer.linearise(x)
             pullbacks.append(pullback)
 

@@ -14,7 +14,7 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from torch import nn, optim
+from torch import nn
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
@@ -38,8 +38,10 @@ def image_of(batch: Batch) -> torch.Tensor:
 def frozen(network: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without reaching its weights."""
     network.requires_grad_(requires_grad=False)
-    yield
-    network.requires_grad_(requires_grad=True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(requires_grad=True)
 
 
 class ReconstructionMixin(Base):
@@ -123,8 +125,12 @@ class ReconstructionMixin(Base):
         """
         return np.random.default_rng([self.seed, self.train_step, self.global_rank])
 
-    def step_optimizers(self, loss: torch.Tensor, *optimizers: optim.Optimizer) -> None:
-        """One backward pass and one step of every optimiser, for manual optimisation."""
+    def step_optimizers(self, loss: torch.Tensor, *which: int) -> None:
+        """One backward pass and one step of every optimiser, or of those with these indices."""
+        configured = self.optimizers()
+        optimizers = configured if isinstance(configured, list) else [configured]
+        if which:
+            optimizers = [optimizers[index] for index in which]
         for optimizer in optimizers:
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -152,7 +158,8 @@ class ReconstructionMixin(Base):
 
         Unlike Lightning's ``global_step``, which counts the steps of every optimiser.
         """
-        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return total.processed  # type: ignore[attr-defined]  # declared too narrowly
 
     def on_train_start(self) -> None:
         """Refuse a fit that could not be calibrated at its end.

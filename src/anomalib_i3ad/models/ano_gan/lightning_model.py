@@ -167,7 +167,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
             drawing = generator_loss(discriminator(drawn))
         judging = discriminator_loss(discriminator(patch), discriminator(drawn.detach()))
         self.check_losses(generator_loss=drawing, discriminator_loss=judging)
-        self.step_optimizers(drawing + judging, *self.optimizers()[:2])
+        self.step_optimizers(drawing + judging, 0, 1)
 
     def train_encoder(self, patch: torch.Tensor) -> None:
         """One step of the encoder through the fixed generator and discriminator, as they are at test."""
@@ -178,4 +178,4 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
                 patch, drawn, discriminator.features(patch), discriminator.features(drawn), self.feature_weight
             )
         self.check_losses(encoder_loss=loss)
-        self.step_optimizers(loss, self.optimizers()[2])
+        self.step_optimizers(loss, 2)

@@ -58,7 +58,9 @@ class AnoGanModel(nn.Module):
         check_choice("inference", inference, get_args(Inference))
         check_choice("discrimination", discrimination, get_args(Discrimination))
         if search_steps < 1 or not 0 <= discrimination_weight <= 1:
-            msg = f"search_steps {search_steps} must be positive, discrimination_weight {discrimination_weight} in [0, 1]"
+            msg = (
+                f"search_steps {search_steps} must be positive, discrimination_weight {discrimination_weight} in [0, 1]"
+            )
             raise ValueError(msg)
         self.generator = Generator(patch_size, width, latent_dim)
         self.discriminator = Critic(patch_size, width, 1)
@@ -146,7 +148,8 @@ class AnoGanModel(nn.Module):
         """
         if not torch.compiler.is_exporting():
             self.check_size(*image.shape[-2:])
-        windows = Windows(*image.shape[-2:], self.patch_size, self.stride)
+        _, _, h, w = image.shape
+        windows = Windows(h, w, self.patch_size, self.stride)
         cut = windows.cut(2 * image - 1)
         patch = cut.flatten(0, 2)
         features = self.discriminator.features(patch)

@@ -94,9 +94,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer
-        )
+        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
         self.automatic_optimization = False
         self.model: I3ADModel = I3ADModel(
             width=width,
@@ -152,8 +150,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             loss = loss + self.adversarial_weight * adversarial + judged
             shown |= {"generator_loss": adversarial, "discriminator_loss": judged}
         self.check_losses(**shown)
-        optimizers = self.optimizers()
-        self.step_optimizers(loss, *(optimizers if isinstance(optimizers, list) else [optimizers]))
+        self.step_optimizers(loss)
 
     def on_validation_epoch_start(self) -> None:
         """Calibrate u on the first residual of normal validation images.

@@ -79,7 +79,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         del batch_idx
         image, rng = image_of(batch), self.step_rng()
         cell = int(rng.choice(self.model.cell_sizes))
-        sets = random_cell_sets(cell, self.model.parts, *image.shape[-2:], rng).to(image.device)
+        sets = random_cell_sets(cell, self.model.parts, *self.image_size, rng).to(image.device)
         terms = self.loss(image, self.model.reconstruct(image, sets[None])[:, 0])
         self.check_losses(**terms)
         return torch.stack(list(terms.values())).sum()

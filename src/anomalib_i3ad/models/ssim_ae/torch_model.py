@@ -115,7 +115,8 @@ class SsimAeModel(nn.Module):
 
         if self.mode == "objects":
             return compare(image)
-        return Windows(*image.shape[-2:], self.size, self.stride).average(image, compare)
+        _, _, h, w = image.shape
+        return Windows(h, w, self.size, self.stride).average(image, compare)
 
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Score images.
