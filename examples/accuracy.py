@@ -28,7 +28,8 @@ evaluator = Evaluator(
     ]
 )
 with TemporaryDirectory() as folder:
-    model = load(arguments, folder, evaluator=evaluator)
+    model = load(arguments, folder)
+    model.evaluator = evaluator
     datamodule = images(arguments)
     (values,) = make_engine(folder).test(model, datamodule=datamodule, verbose=False)
     predictions = make_engine(folder).predict(model, dataloaders=datamodule.test_dataloader())

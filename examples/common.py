@@ -35,17 +35,16 @@ def make_engine(folder: str | Path, **kwargs: Any) -> Engine:
     return Engine(devices=1, logger=False, default_root_dir=folder, **kwargs)
 
 
-def load(arguments: Namespace, folder: str | Path, **kwargs: Any) -> AnomalibModule:
+def load(arguments: Namespace, folder: str | Path) -> AnomalibModule:
     """Load the checkpoint; with arguments other than the trained ones it is calibrated anew.
 
     Args:
         arguments: Parsed by :func:`make_parser`'s parser.
         folder: Where the engine may write.
-        **kwargs: Constructor arguments.
     """
     changed = {name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)}
     cls = getattr(anomalib_i3ad, arguments.model)
-    model = cls.load_from_checkpoint(arguments.checkpoint, map_location="cpu", visualizer=False, **changed, **kwargs)
+    model = cls.load_from_checkpoint(arguments.checkpoint, map_location="cpu", visualizer=False, **changed)
     if changed:
         make_engine(folder).validate(model, datamodule=images(arguments), verbose=False)
     return model.eval()
