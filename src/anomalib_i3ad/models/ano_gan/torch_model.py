@@ -4,9 +4,9 @@ from typing import Literal, get_args
 
 import torch
 from anomalib.data import InferenceBatch
-from torch import nn
 
 from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.patches import Windows, check_patches
 
@@ -20,7 +20,7 @@ BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 
 
-class AnoGanModel(nn.Module):
+class AnoGanModel(ImageModel):
     """Find the latent vector whose drawing comes nearest to a patch, and score what differs.
 
     Args:
@@ -79,11 +79,7 @@ class AnoGanModel(nn.Module):
         self.register_buffer("start", 2 * torch.rand(latent_dim, generator=generator) - 1)
 
     def check_size(self, height: int, width: int) -> None:
-        """Check that patches cover images of this size.
-
-        Raises:
-            ValueError: If they do not.
-        """
+        """See :meth:`ImageModel.check_size`."""
         check_patches(height, width, self.patch_size, self.stride)
 
     def encode(self, patch: torch.Tensor) -> torch.Tensor:
@@ -133,21 +129,12 @@ class AnoGanModel(nn.Module):
         start = self.start.expand(patch.shape[0], -1) if self.encoder is None else self.encode(patch)
         return self.search(patch, features, start) if self.searches else start
 
-    def forward(self, image: torch.Tensor) -> InferenceBatch:
-        """Score images as overlapping patches.
+    def infer(self, image: torch.Tensor) -> InferenceBatch:
+        """See :meth:`ImageModel.infer`.
 
-        Args:
-            image: ``(N, 3, H, W)`` in [0, 1].
-
-        Returns:
-            ``pred_score`` (N,), the highest ``A(x)`` of a patch, and ``anomaly_map`` (N, 1, H, W), the
-            mean absolute difference, averaged where patches overlap; before normalisation.
-
-        Raises:
-            ValueError: If patches do not cover the image.
+        The score is the highest ``A(x)`` of a patch, the map the mean absolute difference, averaged where
+        patches overlap.
         """
-        if not torch.compiler.is_exporting():
-            self.check_size(*image.shape[-2:])
         _, _, h, w = image.shape
         windows = Windows(h, w, self.patch_size, self.stride)
         cut = windows.cut(2 * image - 1)

@@ -4,9 +4,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from torch import nn
 
 from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import while_loop
 from anomalib_i3ad.components.masks import lattice_holes
 from anomalib_i3ad.components.residuals import build_residual
@@ -29,7 +29,7 @@ class Iteration(NamedTuple):
     passes: torch.Tensor
 
 
-class I3ADModel(nn.Module):
+class I3ADModel(ImageModel):
     """Hide what does not match, inpaint it, compare, and repeat until only the defect is left.
 
     Args:
@@ -78,16 +78,12 @@ class I3ADModel(nn.Module):
         self.min_shrink = min_shrink
         self.reinpaint = reinpaint
         self.anomaly_map = anomaly_map
-        self.score = ImageScore(image_score)
+        self.image_score = ImageScore(image_score)
         self.mask_threshold: torch.Tensor
         self.register_buffer("mask_threshold", torch.tensor(float("nan") if mask_threshold is None else mask_threshold))
 
     def check_size(self, height: int, width: int) -> None:
-        """Check that generator and lattices can take images of this size.
-
-        Raises:
-            ValueError: If they cannot.
-        """
+        """See :meth:`ImageModel.check_size`: generator and lattices must fit."""
         divisor = self.generator.size_divisor
         if height % divisor or width % divisor:
             msg = f"image of {height}x{width} pixels: the generator takes sides that are multiples of {divisor}"
@@ -159,22 +155,10 @@ class I3ADModel(nn.Module):
             anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
         return Iteration(inpainting, anomaly_map, hole, passes)
 
-    def forward(self, image: torch.Tensor) -> InferenceBatch:
-        """Score images.
-
-        Args:
-            image: ``(N, 3, H, W)`` in [0, 1].
-
-        Returns:
-            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
-
-        Raises:
-            ValueError: If the size does not fit, or ``mask_threshold`` was never calibrated.
-        """
-        if not torch.compiler.is_exporting():
-            self.check_size(*image.shape[-2:])
-            if torch.isnan(self.mask_threshold):
-                msg = "mask_threshold is not calibrated: fit the model, load a fitted checkpoint, or pass a number"
-                raise ValueError(msg)
+    def infer(self, image: torch.Tensor) -> InferenceBatch:
+        """See :meth:`ImageModel.infer`."""
+        if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold):
+            msg = "mask_threshold is not calibrated: fit the model, load a fitted checkpoint, or pass a number"
+            raise ValueError(msg)
         anomaly_map = self.iterate(image).anomaly_map
-        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)
+        return InferenceBatch(pred_score=self.image_score(anomaly_map), anomaly_map=anomaly_map)

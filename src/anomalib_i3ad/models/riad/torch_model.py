@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from anomalib.data import InferenceBatch
-from torch import nn
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.gms import msgms_map
+from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.stitching import draw_hidden
@@ -18,7 +18,7 @@ from .unet import UNet
 SMOOTHING = 21
 
 
-class RiadModel(nn.Module):
+class RiadModel(ImageModel):
     """Inpaint an image in parts, at several sizes of parts, and compare gradients.
 
     Args:
@@ -45,7 +45,7 @@ class RiadModel(nn.Module):
             msg = f"cell_sizes {list(cell_sizes)} must be positive and parts {parts} at least 2"
             raise ValueError(msg)
         self.unet = UNet(width)
-        self.score = ImageScore("max")
+        self.image_score = ImageScore("max")
         self.image_size = image_size
         self.cell_sizes = list(cell_sizes)
         self.parts = parts
@@ -74,23 +74,16 @@ class RiadModel(nn.Module):
         holes = (cell_sets.long()[:, None, None] == part).to(image.dtype)
         return draw_hidden(image, holes, lambda images, hole: self.unet(images * (1 - hole)))
 
-    def forward(self, image: torch.Tensor) -> InferenceBatch:
-        """Score images; all passes, ``parts`` for each cell size, are one batch.
-
-        Args:
-            image: ``(N, 3, H, W)`` in [0, 1].
-
-        Returns:
-            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
-
-        Raises:
-            ValueError: If the size is not ``image_size``.
-        """
-        if not torch.compiler.is_exporting() and tuple(image.shape[-2:]) != tuple(self.image_size):
-            msg = f"image of {image.shape[-2]}x{image.shape[-1]} pixels: this model takes {self.image_size}"
+    def check_size(self, height: int, width: int) -> None:
+        """See :meth:`ImageModel.check_size`: the cell sets were drawn for one size."""
+        if (height, width) != tuple(self.image_size):
+            msg = f"image of {height}x{width} pixels: this model takes {self.image_size}"
             raise ValueError(msg)
+
+    def infer(self, image: torch.Tensor) -> InferenceBatch:
+        """See :meth:`ImageModel.infer`; all passes, ``parts`` for each cell size, are one batch."""
         # the ways to divide the image become channels, over which the similarity is averaged
         drawn = self.reconstruct(image, self.cell_sets).flatten(1, 2)
         residual = msgms_map(image.repeat(1, len(self.cell_sizes), 1, 1), drawn)
         anomaly_map = F.avg_pool2d(residual, SMOOTHING, stride=1, padding=SMOOTHING // 2, count_include_pad=False)
-        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)
+        return InferenceBatch(pred_score=self.image_score(anomaly_map), anomaly_map=anomaly_map)

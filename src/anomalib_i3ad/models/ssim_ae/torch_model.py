@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
 from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
@@ -52,7 +53,7 @@ class Autoencoder(nn.Module):
         return self.decoder(self.encoder(image))
 
 
-class SsimAeModel(nn.Module):
+class SsimAeModel(ImageModel):
     """Reconstruct an image from a short code and compare.
 
     Args:
@@ -82,18 +83,14 @@ class SsimAeModel(nn.Module):
         check_choice("mode", mode, get_args(Mode))
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
         self.residual = build_residual(residual)
-        self.score = ImageScore(image_score)
+        self.image_score = ImageScore(image_score)
         self.size = size
         self.grayscale = grayscale
         self.mode = mode
         self.stride = stride
 
     def check_size(self, height: int, width: int) -> None:
-        """Check that images of this size can be read.
-
-        Raises:
-            ValueError: If they cannot.
-        """
+        """See :meth:`ImageModel.check_size`."""
         if self.mode == "textures":
             check_patches(height, width, self.size, self.stride)
         elif (height, width) != (self.size, self.size):
@@ -118,19 +115,7 @@ class SsimAeModel(nn.Module):
         _, _, h, w = image.shape
         return Windows(h, w, self.size, self.stride).average(image, compare)
 
-    def forward(self, image: torch.Tensor) -> InferenceBatch:
-        """Score images.
-
-        Args:
-            image: ``(N, 3, H, W)`` in [0, 1].
-
-        Returns:
-            ``pred_score`` (N,) and ``anomaly_map`` (N, 1, H, W), before normalisation.
-
-        Raises:
-            ValueError: If the size does not fit.
-        """
-        if not torch.compiler.is_exporting():
-            self.check_size(*image.shape[-2:])
+    def infer(self, image: torch.Tensor) -> InferenceBatch:
+        """See :meth:`ImageModel.infer`."""
         anomaly_map = self.anomaly_map(self.to_channels(image))
-        return InferenceBatch(pred_score=self.score(anomaly_map), anomaly_map=anomaly_map)
+        return InferenceBatch(pred_score=self.image_score(anomaly_map), anomaly_map=anomaly_map)
