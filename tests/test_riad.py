@@ -5,14 +5,14 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from anomalib_i3ad import Riad
+from anomalib_i3ad import Riad, Textures
 from anomalib_i3ad.components.gms import msgms_loss, msgms_map
 from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.components.ssim import SSIM
 from anomalib_i3ad.models.riad.loss import RiadLoss
 from anomalib_i3ad.models.riad.torch_model import RiadModel
 from anomalib_i3ad.models.riad.unet import UNet
-from model_tester import ModelTester, make_images
+from model_tester import ModelTester, make_engine, make_images
 
 TINY = {"image_size": 64, "width": 4, "learning_rate": 1e-3}
 
@@ -136,14 +136,17 @@ class TestLoss:
         sum(RiadLoss()(torch.full((1, 3, 64, 64), 0.5), other).values()).backward()
         assert torch.isfinite(other.grad).all()
 
-    def test_learning_rate_falls_to_a_tenth(self) -> None:
-        options = Riad(**TINY, max_train_steps=6).configure_optimizers()
-        optimizer, schedule = options["optimizer"], options["lr_scheduler"]["scheduler"]
-        rates = []
-        for _ in range(6):
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            schedule.step()
+    @pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 6}])
+    def test_learning_rate_falls_to_a_tenth(self, limits: dict, textures: Textures) -> None:
+        model, rates = Riad(**TINY), []
+        original = model.training_step
+
+        def step(batch, batch_idx):
+            rates.append(model.optimizers().param_groups[0]["lr"])
+            return original(batch, batch_idx)
+
+        model.training_step = step
+        make_engine(**limits).fit(model, datamodule=textures)
         assert rates == pytest.approx([1e-3] * 5 + [1e-4])
 
 

@@ -118,6 +118,22 @@ class ReconstructionMixin(Base):
         """As :meth:`test_step`."""
         return self.test_step(batch, *args, **kwargs)
 
+    def planned_steps(self, optimizer_steps: float = 1) -> float:
+        """Training batches until this fit ends, from its beginning; infinity if nothing limits it.
+
+        Args:
+            optimizer_steps: Steps of optimisers a batch, which is what the trainer's ``max_steps`` counts.
+        """
+        trainer, limits = self.trainer, [float("inf")]
+        trainer.fit_loop.setup_data()
+        if self.max_train_steps is not None:
+            limits.append(self.max_train_steps)
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            limits.append(trainer.max_epochs * trainer.num_training_batches)
+        if trainer.max_steps > 0:
+            limits.append(trainer.max_steps / optimizer_steps)
+        return min(limits)
+
     def step_rng(self) -> np.random.Generator:
         """Source of a training step's randomness, a function of seed, step and process alone.
 

@@ -130,16 +130,12 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         super().on_train_start()
         if self.model.encoder is None:
             return
-        trainer, gan_share = self.trainer, 1 - self.encoder_share
-        limits = [float("inf") if self.max_train_steps is None else self.max_train_steps]
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            limits.append(trainer.max_epochs * trainer.num_training_batches)
-        if trainer.max_steps > 0:  # Lightning counts two for a step of the GAN
-            limits.append(trainer.max_steps / (1 + gan_share))
-        if min(limits) == float("inf"):
+        gan_share = 1 - self.encoder_share
+        steps = self.planned_steps(optimizer_steps=1 + gan_share)  # a step of the GAN counts twice
+        if steps == float("inf"):
             msg = "the encoder is trained in the last part of the fit: set max_train_steps, or the trainer's max_epochs"
             raise ValueError(msg)
-        self.gan_steps = int(gan_share * min(limits))
+        self.gan_steps = int(gan_share * steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out an encoder that inference by ``search`` does without."""

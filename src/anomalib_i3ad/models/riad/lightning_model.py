@@ -33,9 +33,9 @@ class Riad(ReconstructionMixin, AnomalibModule):
         width: Channels of the U-Net's first level; speed and size follow it.
         cell_sizes: Sides of the hidden cells in pixels; training draws one a batch, test uses all.
         parts: Number of disjoint sets the cells are divided into; each is hidden once.
-        learning_rate: Learning rate of Adam, a tenth of it in the last sixth of ``max_train_steps``.
+        learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer, and the learning rate as it is.
+            limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of the cell sets, in training and at test.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
@@ -69,9 +69,10 @@ class Riad(ReconstructionMixin, AnomalibModule):
     def configure_optimizers(self) -> Any:
         """Adam with one decay."""
         optimizer = optim.Adam(self.model.parameters(), self.learning_rate)
-        if self.max_train_steps is None:
+        steps = self.planned_steps()
+        if steps == float("inf"):
             return optimizer
-        schedule = optim.lr_scheduler.MultiStepLR(optimizer, [round(DECAY_AT * self.max_train_steps)])
+        schedule = optim.lr_scheduler.MultiStepLR(optimizer, [round(DECAY_AT * steps)])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
