@@ -262,6 +262,12 @@ class TestPhases:
         assert model.gan_steps == gan_steps
         assert model.train_step == (9 if "max_steps" not in limits else 6)
 
+    def test_a_fit_cut_short_says_so(self, textures: Textures, caplog: pytest.LogCaptureFixture) -> None:
+        model = AnoGan(**TINY, max_train_steps=30)
+        model.on_train_batch_start = lambda *_: setattr(model.trainer, "should_stop", True)
+        make_engine(max_epochs=None).fit(model, datamodule=textures)
+        assert "before the encoder's share, which begins at 20" in caplog.text
+
     def test_need_a_limit(self, textures: Textures) -> None:
         with pytest.raises(ValueError, match="set max_train_steps"):
             make_engine(max_epochs=-1).fit(AnoGan(**TINY, max_train_steps=None), datamodule=textures)

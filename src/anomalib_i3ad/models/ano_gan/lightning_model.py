@@ -5,6 +5,7 @@ Adversarial Networks to Guide Marker Discovery, IPMI 2017, https://arxiv.org/abs
 f-AnoGAN, Medical Image Analysis 2019. Which source each default comes from is in the model card beside this file.
 """
 
+import logging
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, ima
 
 from .loss import discriminator_loss, encoder_loss, generator_loss
 from .torch_model import AnoGanModel, Discrimination, Inference
+
+logger = logging.getLogger(__name__)
 
 
 class AnoGan(ReconstructionMixin, AnomalibModule):
@@ -136,6 +139,17 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
             msg = "the encoder is trained in the last part of the fit: set max_train_steps, or the trainer's max_epochs"
             raise ValueError(msg)
         self.gan_steps = int(gan_share * steps)
+
+    def on_train_end(self) -> None:
+        """Say so when a fit was cut short before its last part."""
+        super().on_train_end()
+        if self.model.encoder is not None and self.train_step <= self.gan_steps:
+            logger.warning(
+                "Training ended at step %d, before the encoder's share, which begins at %.0f: its scores mean nothing. "
+                "Train on, or use inference='search'.",
+                self.train_step,
+                self.gan_steps,
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out an encoder that inference by ``search`` does without."""
