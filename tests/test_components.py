@@ -1,5 +1,8 @@
 """Shared layers against independent oracles."""
 
+import io
+import sys
+
 import kornia
 import numpy as np
 import pytest
@@ -178,9 +181,16 @@ class TestLoops:
         state = repeat(4, lambda i, total, product: (total + i, product * 2), (torch.tensor(0), torch.tensor(1)))
         assert [int(value) for value in state] == [0 + 1 + 2 + 3, 16]
 
-    def test_repeat_shows_no_bar_where_there_is_no_terminal(self, capsys: pytest.CaptureFixture) -> None:
-        repeat(3, lambda _, x: (x,), (torch.tensor(0),), description="searching")
-        assert capsys.readouterr().err == ""
+    @pytest.mark.parametrize("terminal", [True, False])
+    @pytest.mark.parametrize("description", ["searching", None])
+    def test_repeat_shows_a_bar_on_a_terminal(
+        self, terminal: bool, description: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stream = io.StringIO()
+        stream.isatty = lambda: terminal
+        monkeypatch.setattr(sys, "__stderr__", stream)
+        repeat(3, lambda _, x: (x,), (torch.tensor(0),), description)
+        assert ("searching:" in stream.getvalue()) == bool(terminal and description)
 
 
 class TestImageScore:

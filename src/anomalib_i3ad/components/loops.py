@@ -1,5 +1,6 @@
 """Loops that also export."""
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -45,7 +46,9 @@ def repeat(count: int, body: Callable[..., State], state: State, description: st
     if torch.compiler.is_exporting():
         start = torch.zeros((), dtype=torch.int64)
         return while_loop(lambda i, *_: i < count, lambda i, *s: (i + 1, *body(i, *s)), (start, *state))[1:]
-    disable = True if description is None else None  # None: unless it is a terminal
-    for i in tqdm(range(count), desc=description, disable=disable, leave=False, position=1):
+    # on the line below the trainer's own bar, which redirects sys.stderr; disable=None: unless it is a terminal
+    disable = True if description is None else None
+    bar = tqdm(range(count), description, file=sys.__stderr__, disable=disable, leave=False, position=1)
+    for i in bar:
         state = body(torch.tensor(i), *state)
     return state
