@@ -27,7 +27,7 @@ class ImageScore(nn.Module):
         self.reduction = reduction
 
     def forward(self, anomaly_map: torch.Tensor) -> torch.Tensor:
-        """Scores ``(N,)`` of maps ``(N, 1, H, W)``."""
+        """Scores ``(N,)`` of maps ``(N, 1, H, W)``, or of whatever an image has many of, ``(N, ...)``."""
         flat = anomaly_map.flatten(1)
         if self.reduction == "mean":
             return flat.mean(dim=1)

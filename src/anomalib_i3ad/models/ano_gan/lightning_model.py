@@ -18,6 +18,7 @@ from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
+from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
 
 from .loss import discriminator_loss, encoder_loss, generator_loss
@@ -45,6 +46,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         discrimination_weight: Weight lambda of the discrimination term in search and score.
         discrimination: The score's term: distance of the discriminator's inner ``features``, or its ``logit``
             on the drawing, the paper's reference score.
+        image_score: ``mean`` or ``max`` of the patches' scores, or mean of their highest per cent (``top_k``).
         encoder_share: Share of the training steps that train the encoder.
         feature_weight: Weight kappa of the features in the encoder's loss.
         learning_rate: Learning rate of the three Adam optimisers.
@@ -73,6 +75,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         search_learning_rate: float = 0.05,
         discrimination_weight: float = 0.1,
         discrimination: Discrimination = "features",
+        image_score: Reduction = "mean",
         encoder_share: float = 1 / 3,
         feature_weight: float = 1.0,
         learning_rate: float = 2e-4,
@@ -99,6 +102,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
             search_learning_rate=search_learning_rate,
             discrimination_weight=discrimination_weight,
             discrimination=discrimination,
+            image_score=image_score,
             seed=seed,
         )
         self.model.check_size(*self.image_size)

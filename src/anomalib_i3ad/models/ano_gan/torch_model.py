@@ -9,6 +9,7 @@ from anomalib_i3ad.components.arguments import check_choice
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.patches import Windows, check_patches
+from anomalib_i3ad.components.scores import ImageScore, Reduction
 
 from .loss import cross_entropy
 from .networks import Critic, Generator
@@ -35,6 +36,7 @@ class AnoGanModel(ImageModel):
         discrimination_weight: lambda, weight of the discrimination term, in [0, 1].
         discrimination: The term of the score: distance of inner ``features``, or the ``logit`` of the
             drawing (the paper's reference score).
+        image_score: ``mean`` or ``max`` of the patches' scores, or mean of their highest per cent (``top_k``).
         seed: Seed of the vector at which a search without encoder starts.
 
     Raises:
@@ -52,6 +54,7 @@ class AnoGanModel(ImageModel):
         search_learning_rate: float = 0.05,
         discrimination_weight: float = 0.1,
         discrimination: Discrimination = "features",
+        image_score: Reduction = "mean",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class AnoGanModel(ImageModel):
         self.search_learning_rate = search_learning_rate
         self.discrimination_weight = discrimination_weight
         self.discrimination = discrimination
+        self.image_score = ImageScore(image_score)
         #: Show a progress bar while searching.
         self.progress = False
         generator = torch.Generator().manual_seed(seed)
@@ -132,8 +136,7 @@ class AnoGanModel(ImageModel):
     def infer(self, image: torch.Tensor) -> InferenceBatch:
         """See :meth:`ImageModel.infer`.
 
-        The score is the highest ``A(x)`` of a patch, the map the mean absolute difference, averaged where
-        patches overlap.
+        A patch's score is ``A(x)``; the map is the mean absolute difference, averaged where patches overlap.
         """
         _, _, h, w = image.shape
         windows = Windows(h, w, self.patch_size, self.stride)
@@ -150,4 +153,5 @@ class AnoGanModel(ImageModel):
         weight = self.discrimination_weight
         score = (1 - weight) * difference.sum(dim=(1, 2, 3)) + weight * discrimination
         anomaly_map = windows.stitch((difference.mean(dim=1, keepdim=True) / 2).unflatten(0, cut.shape[:3]))
-        return InferenceBatch(pred_score=score.unflatten(0, (-1, len(windows))).amax(dim=1), anomaly_map=anomaly_map)
+        patch_scores = score.unflatten(0, (-1, 1, len(windows)))
+        return InferenceBatch(pred_score=self.image_score(patch_scores), anomaly_map=anomaly_map)
