@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -159,6 +160,15 @@ class TestLatentSearch:
         found = model.locate(patch, model.discriminator.features(patch))
         assert (found - given).abs().max() < 0.05
         assert (model.start - given).abs().max() > 0.5
+
+    def test_exports_where_there_is_nothing_to_descend(self, tmp_path: Path) -> None:
+        """A gradient of exactly 0 must not become 0 / 0."""
+        still = AnoGan(**TINY, inference="search", search_steps=3, post_processor=False).eval()
+        nn.init.zeros_(still.model.generator[-1].convolution.weight)
+        image = make_images(1, 64, 64)
+        session = onnxruntime.InferenceSession(still.to_onnx(tmp_path, input_size=(64, 64)))
+        (score,) = session.run(["pred_score"], {"input": image.numpy()})
+        assert score.item() == pytest.approx(still(image).pred_score.item(), abs=1e-6)
 
     def test_starts_where_the_encoder_points(self) -> None:
         both = trained_like(AnoGanModel(16, 8, width=4, latent_dim=6, inference="encoder+search", search_steps=1))

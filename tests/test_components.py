@@ -2,9 +2,11 @@
 
 import io
 import sys
+from pathlib import Path
 
 import kornia
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from skimage.filters import prewitt_h, prewitt_v
@@ -122,6 +124,20 @@ class TestGMS:
     def test_is_exactly_zero_for_equal_images(self) -> None:
         image, _ = pair(64, 64)
         assert (msgms_map(image, image.clone()) == 0).all()
+
+    def test_exports_in_flat_regions(self, tmp_path: Path) -> None:
+        """Where an epsilon would matter, and the exporter's optimiser drops small ones."""
+
+        class Map(torch.nn.Module):
+            def forward(self, image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+                return msgms_map(image, other)
+
+        ramp = (0.002 * torch.arange(32.0)).expand(1, 1, 32, 32)
+        pair = (torch.full((1, 1, 32, 32), 0.5), ramp)
+        torch.onnx.export(Map(), pair, dynamo=True, opset_version=18, verbose=False).save(tmp_path / "map.onnx")
+        session = onnxruntime.InferenceSession(tmp_path / "map.onnx")
+        (result,) = session.run(None, {"image": pair[0].numpy(), "other": pair[1].numpy()})
+        assert np.abs(result - msgms_map(*pair).numpy()).max() < 1e-6
 
     def test_flat_regions_have_a_finite_gradient(self) -> None:
         flat = torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64, requires_grad=True)

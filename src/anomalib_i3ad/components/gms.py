@@ -9,8 +9,8 @@ from torch.nn import functional as F
 #: 170 / 255^2, for images in [0, 1].
 C = 0.0026
 SCALES = 4
-#: Under the square root, whose gradient is infinite at 0.
-EPSILON = 1e-8
+#: Least value under the square root, whose gradient is infinite at 0.
+EPSILON = 1e-12
 
 
 def gradient_magnitude(image: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,8 @@ def gradient_magnitude(image: torch.Tensor) -> torch.Tensor:
     across = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
     horizontal = (down[..., 2:] - down[..., :-2]) / 3
     vertical = (across[..., 2:, :] - across[..., :-2, :]) / 3
-    return torch.sqrt(horizontal.square() + vertical.square() + EPSILON)
+    # a clamp, since the ONNX exporter drops the addition of so small a number
+    return torch.sqrt((horizontal.square() + vertical.square()).clamp(min=EPSILON))
 
 
 def gms_dissimilarity(image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
