@@ -98,6 +98,13 @@ class TestMVTec:
         with pytest.raises(ValueError, match=r"1 images cannot be read.*spot/000.png"):
             MVTec(folder.parent, "fabric").setup()
 
+    def test_refuses_a_linked_test_folder(self, folder: Path) -> None:
+        """anomalib does not follow it and would test on training images."""
+        (folder / "test").rename(folder.parent / "elsewhere")
+        (folder / "test").symlink_to(folder.parent / "elsewhere")
+        with pytest.raises(ValueError, match=r"fabric/test holds no images: .* links .* are not followed"):
+            MVTec(folder.parent, "fabric").setup()
+
     def test_names_an_empty_category(self, folder: Path) -> None:
         for path in (folder / "train").rglob("*.png"):
             path.unlink()

@@ -57,10 +57,12 @@ class MVTec(MVTecAD):
 
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
-        images = {split: sorted((folder / split).glob("*/*.png")) for split in ("train", "test")}
+        # as anomalib looks for them; where it finds no test images it would silently take training ones instead
+        every = sorted(path for path in folder.rglob("*.png") if len(path.relative_to(folder).parts) == 3)
+        images = {split: [path for path in every if path.parts[-3] == split] for split in ("train", "test")}
         for split, found in images.items():
             if not found:
-                msg = f"{folder / split} holds no images: {LAYOUT}"
+                msg = f"{folder / split} holds no images: {LAYOUT}; links to folders inside {folder} are not followed"
                 raise ValueError(msg)
         broken = [str(path) for path in images["train"] + images["test"] if _is_broken(path)]
         if broken:
