@@ -149,14 +149,14 @@ class TestPatches:
     @pytest.mark.parametrize(("size", "patch", "stride"), [((50, 70), 16, 16), ((64, 64), 16, 5), ((16, 33), 16, 7)])
     def test_windows_put_together_are_the_image(self, size: tuple[int, int], patch: int, stride: int) -> None:
         image, _ = pair(*size)
-        windows = Windows(*size, patch, stride)
+        windows = Windows(*size, patch, stride, image)
         torch.testing.assert_close(windows.stitch(windows.cut(image)), image, rtol=0, atol=1e-6)
         first = image[:, :1]
         torch.testing.assert_close(windows.average(image, lambda x: x[:, :1]), first, rtol=0, atol=1e-6)
 
     def test_cut_where_they_say(self) -> None:
         image, _ = pair(50, 70)
-        windows = Windows(50, 70, 16, 20)
+        windows = Windows(50, 70, 16, 20, image)
         assert windows.tops.tolist() == [0, 20, 34]
         assert windows.lefts.tolist() == [0, 20, 40, 54]
         assert len(windows) == 12
@@ -166,9 +166,16 @@ class TestPatches:
 
     def test_average_over_overlaps_by_hand(self) -> None:
         """Windows [0, 4) and [2, 6): one gives 1, the other 3, and 2 where they meet."""
-        windows = Windows(4, 6, 4, 2)
         values = torch.tensor([1.0, 3.0]).reshape(1, 1, 2, 1, 1, 1).expand(1, 1, 2, 1, 4, 4)
+        windows = Windows(4, 6, 4, 2, values)
         assert windows.stitch(values)[0, 0].tolist() == [[1, 1, 2, 2, 3, 3]] * 4
+
+    def test_windows_stay_on_the_images_device(self) -> None:
+        """The device without data stands for a GPU: tensors of the CPU do not mix with its own."""
+        image = torch.empty(2, 3, 50, 70, device="meta")
+        windows = Windows(50, 70, 16, 20, image)
+        assert windows.average(image, lambda x: x[:, :1]).device == image.device
+        assert windows.stitch(windows.cut(image)).shape == image.shape
 
     def test_random_patches_lie_in_their_image(self) -> None:
         image = torch.arange(3.0)[:, None, None, None].expand(3, 1, 40, 70)

@@ -59,15 +59,18 @@ class Windows:
         width: Image width in pixels.
         size: Side of a window in pixels.
         stride: Distance of neighbouring windows in pixels; those at the far edges overlap more.
+        like: Tensor of the images' device and type.
     """
 
-    def __init__(self, height: int, width: int, size: int, stride: int) -> None:
-        self.tops, self.lefts = window_starts(height, size, stride), window_starts(width, size, stride)
-        self._rows = self.tops[:, None] + torch.arange(size)
-        self._columns = self.lefts[:, None] + torch.arange(size)
+    def __init__(self, height: int, width: int, size: int, stride: int, like: torch.Tensor) -> None:
+        pixel = torch.arange(size, device=like.device)
+        self.tops, self.lefts = (window_starts(side, size, stride).to(like.device) for side in (height, width))
+        self._rows, self._columns = self.tops[:, None] + pixel, self.lefts[:, None] + pixel
         # 1 where pixel i of a window is pixel j of the image: placing windows is then a matrix product
-        self._place_rows = (self._rows[..., None] == torch.arange(height)).float()
-        self._place_columns = (self._columns[..., None] == torch.arange(width)).float()
+        self._place_rows, self._place_columns = (
+            (pixels[..., None] == torch.arange(side, device=like.device)).to(like.dtype)
+            for pixels, side in ((self._rows, height), (self._columns, width))
+        )
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -79,14 +82,13 @@ class Windows:
         Returns:
             ``(N, R, K, C, size, size)`` for R rows of K windows.
         """
-        strips = image[:, :, self._rows.to(image.device)[rows]]
-        return strips[..., self._columns.to(image.device)].permute(0, 2, 4, 1, 3, 5)
+        return image[:, :, self._rows[rows]][..., self._columns].permute(0, 2, 4, 1, 3, 5)
 
     def _place(self, windows: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
         """Sum of ``(N, R, K, C, size, size)`` at their places, ``(N, C, H, W)``."""
-        across, down = (place.to(windows) for place in (self._place_columns, self._place_rows[rows]))
+        down, across = self._place_rows[rows].flatten(0, 1), self._place_columns.flatten(0, 1)
         grid = windows.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
-        return torch.matmul(down.flatten(0, 1).transpose(0, 1), torch.matmul(grid, across.flatten(0, 1)))
+        return torch.matmul(down.transpose(0, 1), torch.matmul(grid, across))
 
     def _overlaps(self) -> torch.Tensor:
         """How many windows see each pixel, ``(H, W)``."""
@@ -94,7 +96,7 @@ class Windows:
 
     def stitch(self, windows: torch.Tensor) -> torch.Tensor:
         """Average overlapping windows ``(N, R, K, C, size, size)`` into ``(N, C, H, W)``."""
-        return self._place(windows, slice(None)) / self._overlaps().to(windows)
+        return self._place(windows, slice(None)) / self._overlaps()
 
     def average(self, image: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """Map every window and average the maps; one row of windows is a batch, so memory stays bounded.
@@ -114,4 +116,4 @@ class Windows:
             return (total + self._place(maps, rows),)
 
         (total,) = repeat(len(self.tops), add_row, (torch.zeros_like(image[:, :1]),))
-        return total / self._overlaps().to(image)
+        return total / self._overlaps()

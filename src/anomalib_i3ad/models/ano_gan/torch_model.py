@@ -139,7 +139,7 @@ class AnoGanModel(ImageModel):
         A patch's score is ``A(x)``; the map is the mean absolute difference, averaged where patches overlap.
         """
         _, _, h, w = image.shape
-        windows = Windows(h, w, self.patch_size, self.stride)
+        windows = Windows(h, w, self.patch_size, self.stride, image)
         cut = windows.cut(2 * image - 1)
         patch = cut.flatten(0, 2)
         features = self.discriminator.features(patch)

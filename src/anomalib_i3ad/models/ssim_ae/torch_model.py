@@ -113,7 +113,7 @@ class SsimAeModel(ImageModel):
         if self.mode == "objects":
             return compare(image)
         _, _, h, w = image.shape
-        return Windows(h, w, self.size, self.stride).average(image, compare)
+        return Windows(h, w, self.size, self.stride, image).average(image, compare)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
         """See :meth:`ImageModel.infer`."""
