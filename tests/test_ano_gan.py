@@ -25,6 +25,7 @@ class AnoGanTester(ModelTester):
     model_class = AnoGan
     name = "ano_gan"
     unfit = {"width": 6}
+    score_bound = float("inf")  # sums over a patch
 
     def test_resumes_with_its_optimisers(self, fitted, texture_root: Path) -> None:
         model = AnoGan(**self.tiny)
@@ -217,6 +218,11 @@ class TestNetworks:
             x = layer(x)
             shapes.append((x.shape[1], x.shape[-1]))
         assert shapes == [(64, 32), (128, 16), (256, 8), (512, 4)]
+
+    def test_normalise_by_position_whatever_the_width(self) -> None:
+        """A hidden layer of three channels is not the image."""
+        assert [layer.norm is not None for layer in Generator(64, 3, 5)] == [True] * 4 + [False]
+        assert [layer.norm is not None for layer in Critic(64, 3, 1).features] == [False] + [True] * 3
 
     @pytest.mark.parametrize("size", [8, 32, 128])
     def test_other_sizes(self, size: int) -> None:

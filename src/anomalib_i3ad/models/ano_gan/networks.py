@@ -44,8 +44,8 @@ class Generator(LinearisableSequential):
     def __init__(self, size: int, width: int, latent_dim: int) -> None:
         widths = _widths(size, width)[::-1]
         layers = [ConvLayer(nn.ConvTranspose2d(latent_dim, widths[0], SMALLEST, bias=False), nn.LeakyReLU(0.0))]
-        for inner, outer in pairwise([*widths, 3]):
-            last = outer == 3
+        for level, (inner, outer) in enumerate(pairwise([*widths, 3]), start=1):
+            last = level == len(widths)
             convolution = nn.ConvTranspose2d(inner, outer, 5, 2, padding=2, output_padding=1, bias=last)
             layers.append(ConvLayer(convolution, nn.Tanh() if last else nn.LeakyReLU(0.0), norm=not last))
         super().__init__(*layers)
@@ -75,9 +75,9 @@ class Critic(nn.Module):
     def __init__(self, size: int, width: int, outputs: int) -> None:
         super().__init__()
         layers = []
-        for inner, outer in pairwise([3, *_widths(size, width)]):
-            convolution = nn.Conv2d(inner, outer, 5, 2, padding=2, bias=inner == 3)
-            layers.append(ConvLayer(convolution, nn.LeakyReLU(0.2), norm=inner != 3))
+        for level, (inner, outer) in enumerate(pairwise([3, *_widths(size, width)])):
+            convolution = nn.Conv2d(inner, outer, 5, 2, padding=2, bias=level == 0)
+            layers.append(ConvLayer(convolution, nn.LeakyReLU(0.2), norm=level > 0))
         #: f, the inner layers: patches to ``(N, width * size / 8, 4, 4)``.
         self.features = LinearisableSequential(*layers)
         self.head = nn.Conv2d(outer, outputs, SMALLEST)
