@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.arguments import check_choice, check_sides
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import while_loop
 from anomalib_i3ad.components.masks import lattice_holes
@@ -84,10 +84,7 @@ class I3ADModel(ImageModel):
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and lattices must fit."""
-        divisor = self.generator.size_divisor
-        if height % divisor or width % divisor:
-            msg = f"image of {height}x{width} pixels: the generator takes sides that are multiples of {divisor}"
-            raise ValueError(msg)
+        check_sides(height, width, self.generator.size_divisor, "generator")
         self.lattices(height, width)
 
     def lattices(self, height: int, width: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F
 
+from anomalib_i3ad.components.arguments import check_sides
 from anomalib_i3ad.components.gms import msgms_map
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.masks import random_cell_sets
@@ -49,15 +50,11 @@ class RiadModel(ImageModel):
         self.image_size = image_size
         self.cell_sizes = list(cell_sizes)
         self.parts = parts
-        height, side = image_size
-        divisor = self.unet.size_divisor
-        if height % divisor or side % divisor:
-            msg = f"image of {height}x{side} pixels: the U-Net takes sides that are multiples of {divisor}"
-            raise ValueError(msg)
+        check_sides(*image_size, self.unet.size_divisor, "U-Net")
         rng = np.random.default_rng(seed)
         self.cell_sets: torch.Tensor
         self.register_buffer(
-            "cell_sets", torch.stack([random_cell_sets(cell, parts, height, side, rng) for cell in self.cell_sizes])
+            "cell_sets", torch.stack([random_cell_sets(cell, parts, *image_size, rng) for cell in self.cell_sizes])
         )
 
     def reconstruct(self, image: torch.Tensor, cell_sets: torch.Tensor) -> torch.Tensor:
