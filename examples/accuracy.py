@@ -10,7 +10,7 @@ at the model's input size.
 
 from tempfile import TemporaryDirectory
 
-from anomalib.metrics import AUPRO, AUROC, Evaluator, F1Score
+from anomalib.metrics import AUPRO, AUROC, F1Score
 from common import images, load, make_engine, make_parser
 
 HEAD = (
@@ -19,22 +19,21 @@ HEAD = (
 
 arguments = make_parser().parse_args()
 pixels = ["anomaly_map", "gt_mask"]
-evaluator = Evaluator(
-    test_metrics=[
-        AUROC(["pred_score", "gt_label"], prefix="image_"),
-        AUROC(pixels, prefix="pixel_"),
-        AUPRO(pixels, prefix="pixel_"),
-        F1Score(["pred_label", "gt_label"], prefix="image_"),
-    ]
-)
+metrics = [
+    AUROC(["pred_score", "gt_label"]),
+    AUROC(pixels),
+    AUPRO(pixels),
+    F1Score(["pred_label", "gt_label"]),
+]
 with TemporaryDirectory() as folder:
-    model = load(arguments, folder)
-    model.evaluator = evaluator
     datamodule = images(arguments)
-    (values,) = make_engine(folder).test(model, datamodule=datamodule, verbose=False)
-    predictions = make_engine(folder).predict(model, dataloaders=datamodule.test_dataloader())
+    datamodule.setup()
+    predictions = make_engine(folder).predict(load(arguments, folder), dataloaders=datamodule.test_dataloader())
+for metric in metrics:
+    for batch in predictions:
+        metric.update(batch)
 good = [label for batch in predictions for label in batch.pred_label[batch.gt_label == 0].tolist()]
 name = " ".join([arguments.model, *arguments.set])
-columns = [values[key] for key in ("image_AUROC", "pixel_AUROC", "pixel_AUPRO", "image_F1Score")]
-row = " | ".join([name, arguments.category, *(f"{value:.3f}" for value in columns), f"{sum(good)}/{len(good)}"])
+columns = [f"{metric.compute().item():.3f}" for metric in metrics]
+row = " | ".join([name, arguments.category, *columns, f"{sum(good)}/{len(good)}"])
 print(f"{HEAD}\n| {row} |")
