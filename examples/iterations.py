@@ -29,7 +29,8 @@ arguments = parser.parse_args()
 model = I3AD.load_from_checkpoint(
     arguments.checkpoint, map_location=arguments.device, max_iterations=max(arguments.passes)
 ).eval()
-datamodule = MVTec(root=arguments.root, category=arguments.category, eval_batch_size=8, num_workers=0)
+# one at a time: in a batch, images that are done drop out of what is drawn
+datamodule = MVTec(root=arguments.root, category=arguments.category, eval_batch_size=1, num_workers=0)
 datamodule.prepare_data()
 datamodule.setup()
 drawn: list[torch.Tensor] = []

@@ -181,7 +181,7 @@ class TestIteration:
 
     def test_follows_the_definition(self, model: I3ADModel) -> None:
         """Against the loop of the paper written out, one image at a time."""
-        model.min_shrink, model.max_iterations = 0.0, 3
+        model.min_shrink, model.max_iterations, model.mask_edge = 0.0, 3, 0.0
         for image in make_images(3, 64, 64).split(1):
             inpainting, passes = model.first_inpainting(image), 0
             hole = (model.mask_residual(image, inpainting) >= 0.3).float()
@@ -196,6 +196,30 @@ class TestIteration:
             torch.testing.assert_close(result.inpainting, inpainting, rtol=0, atol=1e-6)
             expected = model.score_residual(image, inpainting)
             torch.testing.assert_close(result.anomaly_map, expected, rtol=0, atol=1e-5)
+
+    def test_hides_partly_just_below_the_threshold(self, model: I3ADModel) -> None:
+        model.mask_threshold.fill_(0.5)
+        model.mask_edge = 0.1
+        residual = torch.tensor([0.0, 0.44, 0.45, 0.475, 0.4999, 0.5, 0.9])
+        expected = torch.tensor([0, 0, 0, 0.5, 0.998, 1, 1])
+        torch.testing.assert_close(model.hole_of(residual), expected, rtol=0, atol=1e-5)
+        model.mask_edge = 0.0
+        assert model.hole_of(residual).tolist() == [0, 0, 0, 0, 0, 1, 1]
+
+    def test_rounding_at_the_threshold_moves_little(self, model: I3ADModel) -> None:
+        """A pixel whose residual is u in one runtime and a rounding error below it in another."""
+        image = make_images(1, 64, 64)
+        residual = model.mask_residual(image, model.first_inpainting(image))
+        model.mask_threshold.fill_(residual.flatten().sort().values[-400])
+        model.max_iterations, maps = 1, {}
+        for model.mask_edge in (0.0, 0.1):
+            for nudge in (1 - 1e-6, 1 + 1e-6):
+                threshold = model.mask_threshold.clone()
+                model.mask_threshold.mul_(nudge)
+                maps[model.mask_edge, nudge > 1] = model.iterate(image).anomaly_map
+                model.mask_threshold.copy_(threshold)
+        moved = {edge: (maps[edge, True] - maps[edge, False]).abs().max().item() for edge in (0.0, 0.1)}
+        assert moved[0.1] < 1e-3 < moved[0.0]
 
     def test_mean_map_is_the_mean_over_passes(self, model: I3ADModel) -> None:
         model.anomaly_map, model.min_shrink = "mean", -10.0

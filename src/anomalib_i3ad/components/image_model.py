@@ -22,6 +22,17 @@ class ImageModel(nn.Module, ABC):
     def infer(self, image: torch.Tensor) -> InferenceBatch:
         """:meth:`forward` without its checks."""
 
+    def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
+        """:meth:`infer`, and what explains its result; the exported graph holds these tensors by name.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+
+        Returns:
+            The result, and nothing or any of ``passes`` (N,) and ``reconstruction`` (N, 3, H, W).
+        """
+        return self.infer(image), {}
+
     def forward(self, image: torch.Tensor) -> InferenceBatch:
         """Score images.
 

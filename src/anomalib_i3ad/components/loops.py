@@ -52,3 +52,53 @@ def repeat(count: int, body: Callable[..., State], state: State, description: st
     for i in bar:
         state = body(torch.tensor(i), *state)
     return state
+
+
+def repeat_active(
+    step: Callable[[State, State], tuple[State, torch.Tensor]],
+    constants: State,
+    state: State,
+    active: torch.Tensor,
+    limit: int,
+) -> tuple[State, torch.Tensor]:
+    """Repeat a step on the images that are not done yet; every image stops by itself.
+
+    When run, images that are done drop out of the work. When exported they are computed until the last
+    one of the batch is done, and keep what they had.
+
+    Args:
+        step: Maps constants and state of some images to their next state and which of them go on, ``(n,)`` bool.
+        constants: Tensors with an entry an image, which the step only reads.
+        state: Tensors with an entry an image.
+        active: Which images are not done at the start, ``(N,)`` bool.
+        limit: Most repetitions.
+
+    Returns:
+        The final state, and how often each image was updated, ``(N,)`` float.
+    """
+    passes = torch.zeros_like(active, dtype=state[0].dtype)
+    if torch.compiler.is_exporting():
+
+        def unfinished(i: torch.Tensor, active: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+            return (i < limit) & (active > 0).any()
+
+        def update(i: torch.Tensor, active: torch.Tensor, passes: torch.Tensor, *state: torch.Tensor) -> State:
+            after, goes_on = step(constants, state)
+            moves = active[:, None, None, None] > 0
+            kept = tuple(torch.where(moves, new, old) for new, old in zip(after, state, strict=True))
+            return i + 1, active * goes_on.to(active.dtype), passes + active, *kept
+
+        start = torch.zeros((), dtype=torch.int64)
+        _, _, passes, *state_after = while_loop(unfinished, update, (start, active.to(passes.dtype), passes, *state))
+        return tuple(state_after), passes
+    final = tuple(value.clone() for value in state)
+    index = active.nonzero()[:, 0]
+    for _ in range(limit):
+        if not len(index):
+            break
+        after, goes_on = step(tuple(value[index] for value in constants), tuple(value[index] for value in final))
+        for value, new in zip(final, after, strict=True):
+            value[index] = new
+        passes[index] += 1
+        index = index[goes_on]
+    return final, passes

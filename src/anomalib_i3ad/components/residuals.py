@@ -1,7 +1,6 @@
 """Residuals: how an inpainting differs from its image, per pixel."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -14,19 +13,23 @@ class Residual(nn.Module, ABC):
     """Map (image, inpainting) to a non-negative residual map, 0 where they agree."""
 
     @abstractmethod
-    def against(self, image: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Fix the image and do once what depends on it alone.
+    def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Do once what depends on the image alone.
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
 
         Returns:
-            Function from an inpainting ``(N, 3, H, W)`` to its residual ``(N, 1, H, W)``.
+            Tensors with an entry an image, for :meth:`compare`.
         """
+
+    @abstractmethod
+    def compare(self, prepared: tuple[torch.Tensor, ...], inpainting: torch.Tensor) -> torch.Tensor:
+        """Residual ``(N, 1, H, W)`` of prepared images and their inpaintings ``(N, 3, H, W)``."""
 
     def forward(self, image: torch.Tensor, inpainting: torch.Tensor) -> torch.Tensor:
         """Residual map ``(N, 1, H, W)`` of two batches ``(N, 3, H, W)`` in [0, 1]."""
-        return self.against(image)(inpainting)
+        return self.compare(self.prepare(image), inpainting)
 
 
 class SSIMResidual(Residual):
@@ -36,18 +39,26 @@ class SSIMResidual(Residual):
         super().__init__()
         self.ssim = SSIM()
 
-    def against(self, image: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """See :meth:`Residual.against`."""
-        dissimilarity = self.ssim.dissimilarity_to(image)
-        return lambda inpainting: dissimilarity(inpainting) / 2
+    def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See :meth:`Residual.prepare`."""
+        return self.ssim.prepare(image)
+
+    def compare(self, prepared: tuple[torch.Tensor, ...], inpainting: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Residual.compare`."""
+        return self.ssim.dissimilarity(prepared, inpainting) / 2
 
 
 class L2Residual(Residual):
     """Squared difference, mean over channels, in [0, 1] (I3AD, tables 1 and 2)."""
 
-    def against(self, image: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """See :meth:`Residual.against`."""
-        return lambda inpainting: (inpainting - image).square().mean(dim=1, keepdim=True)
+    def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """See :meth:`Residual.prepare`."""
+        return (image,)
+
+    def compare(self, prepared: tuple[torch.Tensor, ...], inpainting: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Residual.compare`."""
+        (image,) = prepared
+        return (inpainting - image).square().mean(dim=1, keepdim=True)
 
 
 RESIDUALS: dict[str, type[Residual]] = {"ssim": SSIMResidual, "l2": L2Residual}

@@ -1,7 +1,5 @@
 """Structural similarity, arranged for one image compared with many."""
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
@@ -27,6 +25,12 @@ def _window_matrix(length: int, like: torch.Tensor) -> torch.Tensor:
     return weights / weights.sum(dim=1, keepdim=True)
 
 
+def _local_mean(x: torch.Tensor) -> torch.Tensor:
+    """Gaussian mean ``(N, C, H, W)`` around every pixel."""
+    rows, columns = (_window_matrix(side, x) for side in x.shape[-2:])
+    return torch.matmul(torch.matmul(rows, x), columns.transpose(0, 1))
+
+
 class SSIM(nn.Module):
     """SSIM map of images in [0, 1], mean over channels; equals scikit-image's, border included.
 
@@ -35,40 +39,42 @@ class SSIM(nn.Module):
     Assessment: From Error Visibility to Structural Similarity, IEEE TIP 2004.
     """
 
-    def dissimilarity_to(self, image: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Fix one side of the comparison, whose local mean and variance are then computed once.
+    def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Do once what depends on one side of the comparison alone: its local mean and variance.
 
         Args:
             image: ``(N, C, H, W)`` in [0, 1]; height and width at least 5.
 
         Returns:
-            Function from ``(N, C, H, W)`` to ``1 - SSIM``, ``(N, 1, H, W)`` in [0, 2]: exactly 0
-            wherever the two images are equal throughout the window.
+            Three tensors of the image's shape, for :meth:`dissimilarity`.
+        """
+        centred = image - 0.5
+        mean_c = _local_mean(centred)
+        return image, mean_c, _local_mean(centred.square()) - mean_c.square()
+
+    def dissimilarity(self, prepared: tuple[torch.Tensor, ...], other: torch.Tensor) -> torch.Tensor:
+        """``1 - SSIM``, exactly 0 wherever the two images are equal throughout the window.
+
+        Args:
+            prepared: The image, by :meth:`prepare`.
+            other: ``(N, C, H, W)`` in [0, 1].
+
+        Returns:
+            ``(N, 1, H, W)`` in [0, 2].
         """
         # With d = other - image: 2 mx my = mx^2 + my^2 - md^2, and likewise for the variances, so
         # that SSIM = (1 - md^2 / A) (1 - vd / B). Unlike the usual form this does not subtract
         # nearly equal numbers in flat regions, where runtimes would otherwise differ by 1e-4.
-        rows, columns = (_window_matrix(side, image) for side in image.shape[-2:])
-
-        def local_mean(x: torch.Tensor) -> torch.Tensor:
-            return torch.matmul(torch.matmul(rows, x), columns.transpose(0, 1))
-
-        centred = image - 0.5
-        mean_c = local_mean(centred)
-        var_x = local_mean(centred.square()) - mean_c.square()
+        image, mean_c, var_x = prepared
         mean_x = mean_c + 0.5
-
-        def dissimilarity(other: torch.Tensor) -> torch.Tensor:
-            d = other - image
-            mean_d, mean_cd, mean_dd = local_mean(torch.cat([d, centred * d, d * d], dim=1)).chunk(3, dim=1)
-            var_d = mean_dd - mean_d.square()
-            var_y = var_x + 2 * (mean_cd - mean_c * mean_d) + var_d
-            luminance = mean_d.square() / (mean_x.square() + (mean_x + mean_d).square() + C1)
-            structure = var_d / (var_x + var_y + C2)
-            return (luminance + structure - luminance * structure).mean(dim=1, keepdim=True)
-
-        return dissimilarity
+        d = other - image
+        mean_d, mean_cd, mean_dd = _local_mean(torch.cat([d, (image - 0.5) * d, d * d], dim=1)).chunk(3, dim=1)
+        var_d = mean_dd - mean_d.square()
+        var_y = var_x + 2 * (mean_cd - mean_c * mean_d) + var_d
+        luminance = mean_d.square() / (mean_x.square() + (mean_x + mean_d).square() + C1)
+        structure = var_d / (var_x + var_y + C2)
+        return (luminance + structure - luminance * structure).mean(dim=1, keepdim=True)
 
     def forward(self, image: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         """SSIM map ``(N, 1, H, W)`` in [-1, 1] of two batches ``(N, C, H, W)`` in [0, 1]."""
-        return 1 - self.dissimilarity_to(image)(other)
+        return 1 - self.dissimilarity(self.prepare(image), other)

@@ -14,8 +14,8 @@ DILATIONS = (2, 4, 8, 16)
 
 
 def composite(image: torch.Tensor, inpainting: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-    """Take the hole from ``inpainting`` and every visible pixel, bit for bit, from ``image``."""
-    return torch.where(hole > 0, inpainting, image)
+    """Take the hole from ``inpainting`` and every visible pixel, bit for bit, from ``image``; between, mix them."""
+    return inpainting * hole + image * (1 - hole)
 
 
 def _encoder(width: int) -> list[nn.Module]:
@@ -103,7 +103,7 @@ class Generator(nn.Module):
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
-            hole: ``(N, 1, H, W)`` in {0, 1}.
+            hole: ``(N, 1, H, W)`` in [0, 1]; what lies between is seen partly.
 
         Returns:
             The image drawn by each stage, last one best, ``(N, 3, H, W)``, nominally in [0, 1].

@@ -51,6 +51,8 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
         mask_threshold: Residual u from which a pixel is hidden again; ``None`` calibrates it.
+        mask_edge: Pixels whose residual is less than this share of u below it are hidden partly; 0 hides a
+            pixel or does not, as the paper.
         mask_quantile: u is this quantile of the first residual on normal validation images.
         max_iterations: Most inpaintings after the lattice pass.
         min_shrink: An image stops when its hole lost less than this share of its area.
@@ -83,6 +85,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         mask_residual: str = "ssim",
         score_residual: str = "ssim",
         mask_threshold: float | None = None,
+        mask_edge: float = 0.1,
         mask_quantile: float = 0.97,
         max_iterations: int = 4,
         min_shrink: float = 0.05,
@@ -103,6 +106,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             mask_residual=mask_residual,
             score_residual=score_residual,
             mask_threshold=mask_threshold,
+            mask_edge=mask_edge,
             max_iterations=max_iterations,
             min_shrink=min_shrink,
             reinpaint=reinpaint,

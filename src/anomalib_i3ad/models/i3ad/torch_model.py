@@ -7,7 +7,7 @@ from anomalib.data import InferenceBatch
 
 from anomalib_i3ad.components.arguments import check_choice, check_sides
 from anomalib_i3ad.components.image_model import ImageModel
-from anomalib_i3ad.components.loops import while_loop
+from anomalib_i3ad.components.loops import State, repeat_active
 from anomalib_i3ad.components.masks import lattice_holes
 from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
@@ -15,11 +15,14 @@ from anomalib_i3ad.components.stitching import draw_hidden
 
 from .generator import Generator
 
+#: Least width of the ramp below u, far below rounding: a hard edge.
+SHARP = 1e-7
+
 
 class Iteration(NamedTuple):
     """What the iteration leaves behind, an entry an image.
 
-    ``inpainting`` (N, 3, H, W): the last x~. ``anomaly_map`` (N, 1, H, W). ``hole`` (N, 1, H, W): what
+    ``inpainting`` (N, 3, H, W): the last x~. ``anomaly_map`` (N, 1, H, W). ``hole`` (N, 1, H, W) in [0, 1]: what
     still differs. ``passes`` (N,): inpaintings after the lattice pass, 0 to ``max_iterations``.
     """
 
@@ -40,6 +43,8 @@ class I3ADModel(ImageModel):
         score_residual: Residual that becomes the anomaly map.
         mask_threshold: u, the mask residual from which a pixel is hidden; ``None`` leaves it to be
             calibrated.
+        mask_edge: Pixels whose residual is less than this share of u below it are hidden partly; 0 hides a
+            pixel or does not, as the paper.
         max_iterations: Most inpaintings after the lattice pass.
         min_shrink: An image stops when its hole lost less than this share of its area.
         reinpaint: What is masked next, the ``original`` image or the ``previous`` inpainting.
@@ -58,6 +63,7 @@ class I3ADModel(ImageModel):
         mask_residual: str = "ssim",
         score_residual: str = "ssim",
         mask_threshold: float | None = None,
+        mask_edge: float = 0.1,
         max_iterations: int = 4,
         min_shrink: float = 0.05,
         reinpaint: Literal["original", "previous"] = "original",
@@ -75,6 +81,7 @@ class I3ADModel(ImageModel):
         self.score_residual = self.mask_residual if score_residual == mask_residual else build_residual(score_residual)
         self.initial_grid = [initial_grid] if isinstance(initial_grid, int) else list(initial_grid)
         self.max_iterations = max_iterations
+        self.mask_edge = mask_edge
         self.min_shrink = min_shrink
         self.reinpaint = reinpaint
         self.anomaly_map = anomaly_map
@@ -103,59 +110,61 @@ class I3ADModel(ImageModel):
         holes = self.lattices(*image.shape[-2:]).to(image)
         return draw_hidden(image, holes, lambda images, hole: self.generator(images, hole)[-1]).mean(dim=1)
 
+    def hole_of(self, residual: torch.Tensor) -> torch.Tensor:
+        """Hole ``(N, 1, H, W)`` in [0, 1] from a mask residual: 1 from u on, and a ramp just below it.
+
+        Without the ramp, rounding decides whether a pixel at u is hidden, and two runtimes disagree on it.
+        """
+        ramp = (self.mask_edge * self.mask_threshold).clamp(min=SHARP)
+        return (1 + (residual - self.mask_threshold) / ramp).clamp(0, 1)
+
     def iterate(self, image: torch.Tensor) -> Iteration:
         """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
         """
-        mask_of, score_of = self.mask_residual.against(image), self.score_residual.against(image)
-        shared = self.score_residual is self.mask_residual
+        of_mask, of_score = self.mask_residual, self.score_residual
+        shared = of_score is of_mask
+        for_mask = of_mask.prepare(image)
+        for_score = () if shared else of_score.prepare(image)
 
-        def pixels(per_image: torch.Tensor) -> torch.Tensor:
-            return per_image[:, None, None, None] > 0
+        def residuals(constants: State, inpainting: torch.Tensor) -> State:
+            """Mask and score residual; ``constants`` are what was prepared for the two."""
+            mask_residual = of_mask.compare(constants[: len(for_mask)], inpainting)
+            return mask_residual, mask_residual if shared else of_score.compare(constants[len(for_mask) :], inpainting)
 
-        def hidden(residual: torch.Tensor) -> torch.Tensor:
-            return (residual >= self.mask_threshold).to(image.dtype)
-
-        def unfinished(i, inpainting, anomaly_map, hole, active, passes):  # noqa: ANN001, ANN202, ARG001
-            return (i < self.max_iterations) & (active > 0).any()
-
-        def inpaint_again(i, inpainting, anomaly_map, hole, active, passes):  # noqa: ANN001, ANN202
-            base = image if self.reinpaint == "original" else inpainting
-            update = pixels(active)
-            inpainting = torch.where(update, self.generator.inpaint(base, hole), inpainting)
-            mask_residual = mask_of(inpainting)
-            residual = mask_residual if shared else score_of(inpainting)
-            if self.anomaly_map == "mean":
-                residual = anomaly_map + residual
-            anomaly_map = torch.where(update, residual, anomaly_map)
-            next_hole = torch.where(update, hidden(mask_residual), hole)
+        def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
+            image, *prepared = constants
+            inpainting, anomaly_map, hole = state
+            inpainting = self.generator.inpaint(image if self.reinpaint == "original" else inpainting, hole)
+            mask_residual, residual = residuals(tuple(prepared), inpainting)
+            next_hole = self.hole_of(mask_residual)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            return i + 1, inpainting, anomaly_map, next_hole, active * goes_on.to(active.dtype), passes + active
+            return (inpainting, anomaly_map + residual if mean else residual, next_hole), goes_on
 
+        mean = self.anomaly_map == "mean"
         inpainting = self.first_inpainting(image)
-        mask_residual = mask_of(inpainting)
-        hole = hidden(mask_residual)
-        active = (hole.mean(dim=(1, 2, 3)) > 0).to(image.dtype)
-        state = (
-            torch.zeros((), dtype=torch.int64),
-            inpainting,
-            mask_residual if shared else score_of(inpainting),
-            hole,
-            active,
-            torch.zeros_like(active),
+        mask_residual, residual = residuals((*for_mask, *for_score), inpainting)
+        hole = self.hole_of(mask_residual)
+        active = hole.mean(dim=(1, 2, 3)) > 0
+        (inpainting, anomaly_map, hole), passes = repeat_active(
+            inpaint_again, (image, *for_mask, *for_score), (inpainting, residual, hole), active, self.max_iterations
         )
-        _, inpainting, anomaly_map, hole, _, passes = while_loop(unfinished, inpaint_again, state)
-        if self.anomaly_map == "mean":
+        if mean:
             anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
         return Iteration(inpainting, anomaly_map, hole, passes)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
         """See :meth:`ImageModel.infer`."""
+        return self.explain(image)[0]
+
+    def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
+        """See :meth:`ImageModel.explain`."""
         if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold):
             msg = "mask_threshold is not calibrated: fit the model, load a fitted checkpoint, or pass a number"
             raise ValueError(msg)
-        anomaly_map = self.iterate(image).anomaly_map
-        return InferenceBatch(pred_score=self.image_score(anomaly_map), anomaly_map=anomaly_map)
+        result = self.iterate(image)
+        batch = InferenceBatch(pred_score=self.image_score(result.anomaly_map), anomaly_map=result.anomaly_map)
+        return batch, {"passes": result.passes, "reconstruction": result.inpainting}

@@ -21,6 +21,6 @@ class RiadLoss(nn.Module):
             image, reconstruction = image.float(), reconstruction.float()
             return {
                 "msgms_loss": msgms_loss(image, reconstruction),
-                "ssim_loss": self.ssim.dissimilarity_to(image)(reconstruction).mean(),
+                "ssim_loss": (1 - self.ssim(image, reconstruction)).mean(),
                 "l2_loss": F.mse_loss(reconstruction, image),
             }

@@ -33,4 +33,4 @@ class ReconstructionLoss(nn.Module):
             image, reconstruction = image.float(), reconstruction.float()
             if self.ssim is None:
                 return F.mse_loss(reconstruction, image)
-            return self.ssim.dissimilarity_to(image)(reconstruction).mean()
+            return (1 - self.ssim(image, reconstruction)).mean()
