@@ -1,4 +1,7 @@
-"""The one place that touches anomalib's private registries."""
+"""The one place that touches anomalib's private registries; rooms register their classes when they are imported."""
+
+from collections.abc import Sequence
+from types import ModuleType
 
 import anomalib.data
 import anomalib.models
@@ -6,19 +9,25 @@ import pandas as pd
 from anomalib.pipelines.benchmark.job import BenchmarkJob
 from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY
 
-from . import data, models, pre_processing
+
+def _add(registry: ModuleType, classes: Sequence[type]) -> None:
+    for cls in classes:
+        setattr(registry, cls.__name__, cls)
 
 
-def register() -> None:
-    """Make the plugin known to anomalib; done on import, harmless when repeated.
-
-    ``get_model``, ``get_datamodule`` and ``anomalib benchmark`` then take this package's classes by
-    name or class path, and checkpoints can hold its transforms.
-    """
-    anomalib.models.ALLOWED_MODULES |= {__package__, models.__name__}
-    for module, names in ((anomalib.models, models), (anomalib.data, data)):
-        for name in names.__all__:
-            setattr(module, name, getattr(names, name))
-    TRANSFORM_REGISTRY.register(pre_processing.AntialiasedResize)
+def register_models(*classes: type) -> None:
+    """Let ``get_model`` and ``anomalib benchmark`` take models by name or class path."""
+    anomalib.models.ALLOWED_MODULES |= {__package__, f"{__package__}.models"}
+    _add(anomalib.models, classes)
     # anomalib 2.7 fails, and loses every result, where the models compared have different init_args
     setattr(BenchmarkJob, "collect", staticmethod(pd.DataFrame))  # noqa: B010
+
+
+def register_data(*classes: type) -> None:
+    """Let ``get_datamodule`` and the command line take datamodules by name."""
+    _add(anomalib.data, classes)
+
+
+def register_transform(cls: type) -> None:
+    """Let checkpoints hold a transform."""
+    TRANSFORM_REGISTRY.register(cls)
