@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from anomalib_i3ad import Textures
+from anomalib_i3ad import I3AD, Textures
 
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
 
@@ -36,3 +37,21 @@ def real_data() -> Path:
     if "I3AD_DATA" not in os.environ:
         pytest.skip("needs real images: set I3AD_DATA to a folder that holds MVTecAD/bottle")
     return Path(os.environ["I3AD_DATA"])
+
+
+@pytest.fixture(scope="session")
+def untrained() -> I3AD:
+    """I3AD that never saw an image, with thresholds near its scores: its numbers are as good as any to compare."""
+    torch.manual_seed(0)
+    model = I3AD(
+        image_size=64, width=4, adversarial_weight=0.0, mask_threshold=0.37, max_iterations=6, min_shrink=0.01
+    ).eval()
+    model.post_processor._image_threshold.fill_(0.41)
+    model.post_processor._pixel_threshold.fill_(0.45)
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its OpenVINO file."""
+    return untrained.to_openvino(tmp_path_factory.mktemp("exported"))

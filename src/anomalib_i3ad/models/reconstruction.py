@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from anomalib import LearningType
-from anomalib.data import Batch
+from anomalib import LearningType, TaskType
+from anomalib.data import AnomalibDataModule, Batch
+from anomalib.deploy import CompressionType
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import nn
+from torchmetrics import Metric
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
@@ -257,3 +259,45 @@ class ReconstructionMixin(Base):
         """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
         kwargs.setdefault("opset_version", 18)
         return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+        **forms: bool,
+    ) -> Path:
+        """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
+
+        The graph is compared with the model before anything is written. ``INT8_PTQ`` quantises the networks inside
+        loops, too, by normal training images of ``datamodule``; ``metric``, ``task`` and ``max_drop`` are not used.
+
+        Args:
+            export_root: Files are written to ``weights/openvino`` below it.
+            model_file_name: Their name.
+            input_size: Height and width in pixels the graph takes; any if ``None``.
+            compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
+            datamodule: Its training images; by default that of the last run.
+            metric: Not used.
+            task: Not used.
+            max_drop: Not used.
+            ov_kwargs: Passed to :func:`openvino.convert_model`.
+            onnx_kwargs: Passed to :func:`torch.onnx.export`.
+            **forms: ``image_input``, ``unroll``, ``model_server``.
+        """
+        from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
+
+        del metric, task, max_drop
+        if datamodule is None and self._trainer is not None:
+            datamodule = getattr(self._trainer, "datamodule", None)
+        folder = Path(export_root) / "weights" / "openvino"
+        return export(
+            self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
+        )

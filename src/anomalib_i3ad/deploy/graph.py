@@ -1,0 +1,165 @@
+"""Exported graphs: what they must look like, and the forms they can be brought into."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
+from openvino.op.util import MergedInputDescription
+
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+#: Where metadata lies in the IR: as Model API has it, and beside it what is ours.
+MODEL_INFO = "model_info"
+OWN_INFO = "anomalib_i3ad"
+#: Entry of ours that names the tensors inside the graph by which a result is explained.
+DETAILS = "details"
+
+
+class ModelError(Exception):
+    """A model file that cannot be used; the message names the file and says what would be right."""
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of the file of weights that belongs to ``path``, an ``.xml`` file."""
+    return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
+
+
+def read_model(path: str | Path) -> ov.Model:
+    """Read an exported model and check that it is one, and that its weights are its own.
+
+    Args:
+        path: The ``.xml`` file; its ``.bin`` file lies beside it.
+
+    Raises:
+        ModelError: If it is not there, not readable, not ours, or comes with another model's weights.
+    """
+    path = Path(path)
+    for needed in (path, path.with_suffix(".bin")):
+        if not needed.is_file():
+            msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
+            raise ModelError(msg)
+    try:
+        model = ov.Core().read_model(path)
+    except RuntimeError as error:
+        msg = f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]}); export the model again"
+        raise ModelError(msg) from error
+    names = {name for output in model.outputs for name in output.get_names()}
+    if len(model.inputs) != 1 or not set(OUTPUTS) <= names:
+        msg = (
+            f"{path}: not a model of anomalib: it has {len(model.inputs)} inputs and the outputs "
+            f"{sorted(names)}; needed are one image and {', '.join(OUTPUTS)}"
+        )
+        raise ModelError(msg)
+    if model.has_rt_info([OWN_INFO, "weights_sha256"]):
+        expected = model.get_rt_info([OWN_INFO, "weights_sha256"]).astype(str)
+        if expected != weights_digest(path):
+            msg = (
+                f"{path.with_suffix('.bin')}: not the weights that {path.name} was written with; copy both files again"
+            )
+            raise ModelError(msg)
+    return model
+
+
+def save_model(model: ov.Model, path: Path, *, half: bool = False) -> Path:
+    """Write ``.xml`` and ``.bin``, and into the first the digest of the second.
+
+    Args:
+        model: The graph.
+        path: The ``.xml`` file.
+        half: Store weights as FP16.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):  # the digest of the weights is known once they have been written
+        ov.save_model(model, path, compress_to_fp16=half)
+        model.set_rt_info(weights_digest(path), [OWN_INFO, "weights_sha256"])
+    return path
+
+
+def detail_names(model: ov.Model) -> list[str]:
+    """Names of the tensors by which the graph explains a result; ``passes`` and ``reconstruction`` are known."""
+    return model.get_rt_info([OWN_INFO, DETAILS]).astype(str).split() if model.has_rt_info([OWN_INFO, DETAILS]) else []
+
+
+def set_detail_names(model: ov.Model, names: list[str]) -> ov.Model:
+    """Note which tensors inside the graph explain a result; changes the model in place."""
+    model.set_rt_info(" ".join(names), [OWN_INFO, DETAILS])
+    return model
+
+
+def with_details(model: ov.Model) -> ov.Model:
+    """Make the details outputs, after anomalib's four; changes the model in place."""
+    model.add_outputs(detail_names(model))
+    return model
+
+
+def takes_bytes(model: ov.Model) -> bool:
+    """Whether the model's input is an image as cameras and decoders give it."""
+    return model.input(0).get_element_type() == ov.Type.u8
+
+
+def with_image_input(model: ov.Model) -> ov.Model:
+    """Let the graph take RGB images as they come: ``(N, H, W, 3)`` bytes; changes the model in place."""
+    if takes_bytes(model):
+        return model
+    steps = ov.preprocess.PrePostProcessor(model)
+    image = steps.input(0)
+    image.tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+    image.preprocess().convert_element_type(ov.Type.f32).scale(255.0)
+    image.model().set_layout(ov.Layout("NCHW"))
+    return steps.build()
+
+
+def loops_of(model: ov.Model) -> list[ov.Node]:
+    """Loop nodes of a graph."""
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == "Loop"]
+
+
+def _limit(loop: ov.Node) -> int:
+    """Most iterations of a Loop node: what its body compares the counter with."""
+    for node in loop.get_function().get_ordered_ops():
+        if node.get_type_name() == "Less" and node.get_input_element_type(1).is_integral():
+            limit = node.input_value(1).get_node()
+            if limit.get_type_name() == "Constant":
+                return int(limit.data.item())
+    msg = f"loop {loop.get_friendly_name()}: its number of iterations is not a constant"
+    raise ValueError(msg)
+
+
+def _redirect(output: ov.Output, source: ov.Output) -> None:
+    for consumer in output.get_target_inputs():
+        consumer.replace_source_output(source)
+
+
+def unroll(model: ov.Model) -> ov.Model:
+    """Write every Loop out, iteration after iteration, for devices that cannot run one; changes the model in place.
+
+    Nothing stops early then: every image costs as much as the slowest; those that are done keep their result,
+    as the bodies of this package's loops have it. The graph no longer tells ``passes``.
+
+    Raises:
+        ValueError: If a loop's number of iterations is not a constant.
+    """
+    for loop in loops_of(model):
+        inputs = loop.get_input_descriptions()
+        values = {port.input_index: loop.input_value(port.input_index) for port in inputs}
+        for i in range(_limit(loop)):
+            body = loop.get_function().clone()
+            parameters = body.get_parameters()
+            counter = loop.get_special_body_ports()[0]
+            if counter >= 0:
+                number = ops.constant(np.full(parameters[counter].get_output_shape(0), i, np.int64))
+                _redirect(parameters[counter].output(0), number.output(0))
+            for port in inputs:
+                _redirect(parameters[port.body_parameter_index].output(0), values[port.input_index])
+            results = [result.input_value(0) for result in body.get_results()]
+            for port in inputs:
+                if isinstance(port, MergedInputDescription):
+                    values[port.input_index] = results[port.body_value_index]
+        for port in loop.get_output_descriptions():
+            output, last = loop.output(port.output_index), results[port.body_value_index]
+            last.get_tensor().set_names(output.get_names())
+            _redirect(output, last)
+    model.validate_nodes_and_infer_types()
+    left = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+    return set_detail_names(model, [name for name in detail_names(model) if name in left])

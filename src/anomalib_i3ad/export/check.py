@@ -1,0 +1,123 @@
+"""Is the exported graph the trained model?"""
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+import torch
+from anomalib.deploy import CompressionType
+from anomalib.models import AnomalibModule
+
+from anomalib_i3ad.deploy.graph import takes_bytes, with_details
+
+from .images import flat_images
+from .quantization import FP32, Quantized
+
+logger = logging.getLogger(__name__)
+
+SCORE_TOLERANCE = 1e-4
+MAP_TOLERANCE = 1e-3
+PACKAGES = ("anomalib-i3ad", "anomalib", "torch", "openvino", "nncf")
+
+
+def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Run model and graph side by side.
+
+    Args:
+        module: The trained model, in evaluation mode.
+        model: Its graph.
+        images: ``(1, 3, H, W)`` in [0, 1].
+
+    Returns:
+        Entries of the report: the largest differences, equal labels, and passes used where there are any.
+
+    Raises:
+        ValueError: If a result of the graph is not finite.
+    """
+    compiled = ov.Core().compile_model(with_details(model.clone()), "CPU", FP32)
+    as_bytes = takes_bytes(model)
+    score = anomaly_map = 0.0
+    labels, passes = 0, list[float]()
+    for image in [*images, *flat_images(images[0])]:
+        stored = (255 * image).round()
+        given = stored.permute(0, 2, 3, 1).byte() if as_bytes else image
+        result = compiled(given.numpy())
+        for name in ("pred_score", "anomaly_map"):
+            if not np.isfinite(result[name]).all():
+                msg = (
+                    f"the graph's {name} is not finite, so it was not written: "
+                    "fit the model, which calibrates its thresholds, before exporting it"
+                )
+                raise ValueError(msg)
+        with torch.no_grad():
+            expected = module((stored / 255 if as_bytes else image).to(module.device))
+        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.cpu().numpy()).max()))
+        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.cpu().numpy()).max()))
+        labels += int(result["pred_label"].item() == expected.pred_label.item())
+        passes += result["passes"].tolist() if "passes" in {name for o in compiled.outputs for name in o.names} else []
+    count = len(images) + 2
+    if score > SCORE_TOLERANCE or anomaly_map > MAP_TOLERANCE or labels < count:
+        logger.warning("Graph and model differ: score %.1e, map %.1e, labels %d/%d", score, anomaly_map, labels, count)
+    agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
+    return {"agreement_with_torch": agreement} | ({"passes": passes} if passes else {})
+
+
+def _number(value: torch.Tensor) -> float:
+    return float(value.detach().cpu())
+
+
+def describe(
+    module: AnomalibModule, path: Path, compression_type: CompressionType | None, quantized: list[Quantized]
+) -> dict[str, Any]:
+    """Entries of the report that say what was exported.
+
+    Args:
+        module: The trained model.
+        path: The ``.xml`` file that was written.
+        compression_type: How it was compressed.
+        quantized: What became INT8.
+    """
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    processor: Any = module.post_processor
+    network_size: Any = module.image_size
+    buffers = {name: value for name, value in module.model.named_buffers() if value.ndim == 0}
+    graph = ov.Core().read_model(path)
+    return {
+        "model": type(module).__name__,
+        "versions": versions,
+        "arguments": {name: value for name, value in module.hparams.items() if _is_plain(value)},
+        "input": {
+            "shape": str(graph.input(0).get_partial_shape()),
+            "type": graph.input(0).get_element_type().get_type_name(),
+        },
+        "network_size": list(network_size),
+        "thresholds": {
+            "image": _number(processor.image_threshold),
+            "pixel": _number(processor.pixel_threshold),
+            **{name: _number(value) for name, value in buffers.items() if value.is_floating_point()},
+        },
+        "calibration": {
+            name: getattr(processor, name) for name in ("image_quantile", "pixel_quantile") if hasattr(processor, name)
+        },
+        "compression": compression_type.value if compression_type else "fp32",
+        "int8": [found._asdict() for found in quantized],
+        "bytes": {file.name: file.stat().st_size for file in (path, path.with_suffix(".bin"))},
+    }
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, bool | int | float | str | list | tuple | None)
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report as JSON."""
+    path.write_text(json.dumps(report, indent=2) + "\n")

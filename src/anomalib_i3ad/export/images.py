@@ -1,0 +1,49 @@
+"""Images that a graph is calibrated and checked on."""
+
+import torch
+from anomalib.data import AnomalibDataModule
+from torch.nn import functional as F
+
+DRAWN_SIZES = ((256, 256), (300, 200), (97, 131), (480, 640))
+
+
+def training_images(
+    datamodule: AnomalibDataModule, most: int, input_size: tuple[int, int] | None
+) -> list[torch.Tensor]:
+    """Normal training images ``(1, 3, H, W)`` in [0, 1], spread evenly over the training set.
+
+    Args:
+        datamodule: Where they come from.
+        most: How many at most.
+        input_size: Height and width in pixels they are resized to; their own if ``None``.
+    """
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    dataset = datamodule.train_data
+    step = max(1, len(dataset) / most)
+    images = []
+    for item in (dataset[int(i * step)] for i in range(min(most, len(dataset)))):
+        assert item.image is not None  # mypy
+        image = item.image.as_subclass(torch.Tensor)[None].float()
+        if input_size:
+            image = F.interpolate(image, input_size, mode="bilinear", antialias=True)
+        if not item.gt_label:
+            images.append(image)
+    return images
+
+
+def drawn_images(input_size: tuple[int, int] | None) -> list[torch.Tensor]:
+    """Smooth random images ``(1, 3, H, W)`` in [0, 1], the same every time, for when there are no others.
+
+    Args:
+        input_size: Their height and width in pixels; several sizes if ``None``.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = [input_size] * len(DRAWN_SIZES) if input_size else DRAWN_SIZES
+    nodes = torch.rand(len(sizes), 1, 3, 9, 9, generator=generator)
+    return [F.interpolate(node, size, mode="bicubic").clamp(0, 1) for node, size in zip(nodes, sizes, strict=True)]
+
+
+def flat_images(like: torch.Tensor) -> list[torch.Tensor]:
+    """A black and a white image of another's shape: where divisions by zero show."""
+    return [torch.zeros_like(like), torch.ones_like(like)]

@@ -1,0 +1,181 @@
+"""From a trained model to an OpenVINO graph that has been checked against it."""
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import openvino as ov
+import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
+from anomalib.models import AnomalibModule
+from torch import nn
+
+from anomalib_i3ad.deploy import graph as graphs
+from anomalib_i3ad.deploy.graph import MODEL_INFO, OUTPUTS, OWN_INFO
+
+from .check import compare, describe, write_report
+from .images import drawn_images, training_images
+from .quantization import Quantized, quantize
+
+logger = logging.getLogger(__name__)
+
+#: Training images by which INT8 is calibrated, and images on which the graph is compared with torch.
+CALIBRATION_IMAGES = 64
+COMPARED_IMAGES = 16
+
+
+class ExportedGraph(nn.Module):
+    """What a graph computes: pre-processing, model, post-processing, and the details a result is explained by.
+
+    Args:
+        module: The trained model.
+    """
+
+    def __init__(self, module: AnomalibModule) -> None:
+        super().__init__()
+        # its parts, since tracing leaves copies of the classes behind, which would be known as models
+        self.pre_processor, self.post_processor = module.pre_processor, module.post_processor
+        self.model: Any = module.model
+        self.detail_names: list[str] = []
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Anomalib's four outputs of images ``(N, 3, H, W)`` in [0, 1], and after them the details."""
+        batch, details = self.model.explain(self.pre_processor(image) if self.pre_processor else image)
+        self.detail_names = list(details)
+        return *(getattr(self.post_processor(batch), name) for name in OUTPUTS), *details.values()
+
+
+def convert(
+    module: AnomalibModule,
+    input_size: tuple[int, int] | None,
+    onnx_kwargs: dict[str, Any],
+    ov_kwargs: dict[str, Any],
+) -> ov.Model:
+    """Trace a model and convert it; details stay in the graph as named tensors that are no outputs."""
+    graph = ExportedGraph(module).eval()
+    # no two axes of one size, or tracing takes them for one: a batch of 1 for the one channel of a hole
+    example = torch.rand(2, 3, *(input_size or (260, 258)))
+    dim = torch.export.Dim
+    shapes = {0: dim("batch")} | ({} if input_size else {2: dim("height"), 3: dim("width")})
+    with TemporaryDirectory() as folder, torch.no_grad():
+        graph(example)
+        path = Path(folder) / "model.onnx"
+        settings = {"opset_version": 18, "verbose": False, **onnx_kwargs}
+        torch.onnx.export(
+            graph,
+            (example.to(module.device),),
+            path,
+            dynamo=True,
+            input_names=["input"],
+            output_names=[*OUTPUTS, *graph.detail_names],
+            dynamic_shapes=(shapes,),
+            **settings,
+        )
+        model = ov.convert_model(path, **ov_kwargs)
+    for result in model.get_results()[len(OUTPUTS) :]:
+        model.remove_result(result)
+    if input_size:
+        model.reshape([1, 3, *input_size])
+    ov.layout_helpers.set_layout(model.input(0), ov.Layout("NCHW"))
+    return graphs.set_detail_names(model, graph.detail_names)
+
+
+def describe_for_model_api(model: ov.Model, module: AnomalibModule) -> None:
+    """Write into the graph what OpenVINO's Model API reads from it.
+
+    The graph resizes, scales and normalises by itself, so that thresholds are those of normalised scores; it takes RGB.
+    """
+    size: Any = module.image_size
+    info = {
+        "model_type": "AnomalyDetection",
+        "task": "segmentation",
+        "labels": "Normal Anomaly",
+        "image_threshold": "0.5",
+        "pixel_threshold": "0.5",
+        "normalization_scale": "1.0",
+        "resize_type": "standard",
+        "reverse_input_channels": "False",
+        "orig_height": str(size[0]),
+        "orig_width": str(size[1]),
+    }
+    if not model.is_dynamic():  # Model API divides by 255 itself, but for images of fixed size
+        info["scale_values"] = "255 255 255"
+    for name, value in info.items():
+        model.set_rt_info(value, [MODEL_INFO, name])
+
+
+def export(
+    module: AnomalibModule,
+    folder: Path,
+    model_file_name: str = "model",
+    input_size: tuple[int, int] | None = None,
+    compression_type: CompressionType | None = None,
+    datamodule: AnomalibDataModule | None = None,
+    onnx_kwargs: dict[str, Any] | None = None,
+    ov_kwargs: dict[str, Any] | None = None,
+    *,
+    image_input: bool = False,
+    unroll: bool = False,
+    model_server: bool = False,
+) -> Path:
+    """Export, check, and write the graph with a report beside it.
+
+    Args:
+        module: Trained model.
+        folder: Where ``<model_file_name>.xml``, ``.bin`` and ``.json``, the report, are written.
+        model_file_name: Name of the files.
+        input_size: Height and width in pixels the graph takes; any if ``None``.
+        compression_type: ``None`` for FP32, ``FP16`` for half the file, ``INT8_PTQ`` for speed; ``INT8``
+            compresses weights alone.
+        datamodule: Its normal training images calibrate INT8, and are those compared.
+        onnx_kwargs: Passed to :func:`torch.onnx.export`.
+        ov_kwargs: Passed to :func:`openvino.convert_model`.
+        image_input: Take ``(N, H, W, 3)`` RGB bytes instead of ``(N, 3, H, W)`` in [0, 1].
+        unroll: Write loops out, for devices that cannot run one; nothing stops early then.
+        model_server: Write ``<model_file_name>/1/model.xml``, which OpenVINO Model Server serves as it is.
+
+    Returns:
+        The ``.xml`` file.
+
+    Raises:
+        ValueError: If the model is not calibrated, the graph's results are not finite, INT8 has no
+            images, or there is no such compression; nothing is written.
+    """
+    if not module.post_processor:
+        msg = "post_processor: without one there are no labels; build the model with post_processor=True"
+        raise ValueError(msg)
+    module = module.eval()
+    network_size: Any = module.image_size
+    compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
+    model = convert(module, input_size, onnx_kwargs or {}, ov_kwargs or {})
+    if not image_input:  # Model API feeds floats to whatever it finds
+        describe_for_model_api(model, module)
+    model.set_rt_info(type(module).__name__, [OWN_INFO, "model"])
+    quantized: list[Quantized] = []
+    if compression_type == CompressionType.INT8_PTQ:
+        if datamodule is None:
+            msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
+            raise ValueError(msg)
+        # at the network's size: the graph's own resize then leaves them as they are, and large ones fit in memory
+        images = training_images(datamodule, CALIBRATION_IMAGES, input_size or network_size)
+        model, quantized = quantize(model, [image.numpy() for image in images])
+    elif compression_type == CompressionType.INT8:
+        import nncf  # noqa: PLC0415  # takes seconds to import, and only this needs it
+
+        model = nncf.compress_weights(model)
+    elif compression_type not in {None, CompressionType.FP16}:
+        msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
+        raise ValueError(msg)
+    if unroll:
+        model = graphs.unroll(model)
+    if image_input:
+        model = graphs.with_image_input(model)
+    agreement = compare(module, model, compared)
+    folder = folder / model_file_name / "1" if model_server else folder
+    path = folder / ("model.xml" if model_server else f"{model_file_name}.xml")
+    graphs.save_model(model, path, half=compression_type == CompressionType.FP16)
+    report = describe(module, path, compression_type, quantized) | agreement
+    write_report(report, path.with_suffix(".json"))
+    return path

@@ -1,0 +1,141 @@
+"""INT8 of the networks inside an exported graph, those inside its loops included.
+
+NNCF leaves the body of a Loop alone, so every body is quantised as a graph of its own, on the values that
+really enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and
+score stay in float.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import nncf
+import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
+from openvino.op.util import MergedInputDescription
+
+from anomalib_i3ad.deploy.graph import loops_of
+
+CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+class Quantized(NamedTuple):
+    """Convolutions of a graph or a loop's body: how many there are, and the names of those in INT8."""
+
+    where: str
+    convolutions: int
+    quantized: list[str]
+
+
+def _convolutions(model: ov.Model) -> list[ov.Node]:
+    return [node for node in model.get_ordered_ops() if node.get_type_name() in CONVOLUTIONS]
+
+
+def _reached(start: list[ov.Node], *, forwards: bool) -> set[int]:
+    """Identities of the nodes that come before, or after, some nodes; these included."""
+    seen: set[int] = set()
+    front = list(start)
+    while front:
+        node = front.pop()
+        if node.get_instance_id() in seen:
+            continue
+        seen.add(node.get_instance_id())
+        if forwards:
+            front += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
+        else:
+            front += [value.get_node() for value in node.input_values()]
+    return seen
+
+
+def _outside(model: ov.Model) -> list[str]:
+    """Names of all that does not lie between two convolutions."""
+    convolutions = _convolutions(model)
+    inside = _reached(convolutions, forwards=True) & _reached(convolutions, forwards=False)
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_instance_id() not in inside and node.get_type_name() not in {"Constant", "Parameter", "Result"}
+    ]
+
+
+def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
+    names: set[str] = set()
+    for node in model.get_ordered_ops():  # NNCF tells nodes apart by name
+        if node.get_friendly_name() in names:
+            node.set_friendly_name(f"{node.get_friendly_name()}_{len(names)}")
+        names.add(node.get_friendly_name())
+    convolutions = len(_convolutions(model))
+    if convolutions:
+        model = nncf.quantize(
+            model,
+            nncf.Dataset(samples),
+            preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
+            subset_size=len(samples),
+            ignored_scope=nncf.IgnoredScope(names=_outside(model), validate=False),
+        )
+    quantized = [
+        node.get_friendly_name()
+        for node in _convolutions(model)
+        if node.input_value(0).get_node().get_type_name() == "FakeQuantize"
+    ]
+    return model, Quantized(where, convolutions, quantized)
+
+
+def _entering(model: ov.Model, loop: ov.Node, images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Values that enter a loop's body, one iteration an image: the first, the second ... last, the first again."""
+    before = ov.Model([ops.result(value) for value in loop.input_values()[1:]], model.get_parameters(), "before")
+    body = loop.get_function()
+    run_before, run_body = (ov.Core().compile_model(part, "CPU", FP32) for part in (before, body))
+    counter, condition = loop.get_special_body_ports()
+    wanted = 0
+    for image in images:
+        at_entry = run_before(image)
+        goes_on, *values = (at_entry[output].copy() for output in run_before.outputs)
+        entered: list[tuple[np.ndarray, ...]] = []
+        while np.all(goes_on):
+            arguments: list[Any] = [None] * len(body.get_parameters())
+            if counter >= 0:
+                arguments[counter] = np.full(body.get_parameters()[counter].get_output_shape(0), len(entered), np.int64)
+            for port in loop.get_input_descriptions():
+                arguments[port.body_parameter_index] = values[port.input_index - 2]
+            entered.append(tuple(arguments))
+            result = run_body(arguments)
+            results = [result[output].copy() for output in run_body.outputs]
+            goes_on = results[condition]
+            for port in loop.get_input_descriptions():
+                if isinstance(port, MergedInputDescription):
+                    values[port.input_index - 2] = results[port.body_value_index]
+        if entered:
+            yield entered[wanted % len(entered)]
+            wanted += 1
+
+
+def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[Quantized]]:
+    """Quantise a graph's convolutions, and those of its loops, to INT8.
+
+    Args:
+        model: Exported graph in FP32.
+        images: Normal training images ``(1, 3, H, W)`` in [0, 1], as the graph takes them.
+
+    Returns:
+        The quantised graph, and what was quantised in it and in each of its loops.
+
+    Raises:
+        ValueError: If nothing could be quantised.
+    """
+    # copies hold nothing but the graph: conversion leaves consumers behind that NNCF stumbles over
+    outside = model.clone()
+    bodies = [
+        _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), loop.get_friendly_name())
+        for loop in loops_of(model)
+    ]
+    model, found_outside = _quantize(outside, images, "outside loops")
+    for loop, (body, _) in zip(loops_of(model), bodies, strict=True):
+        loop.set_function(body)
+    model.validate_nodes_and_infer_types()
+    done = [found_outside, *(found for _, found in bodies)]
+    if not any(found.quantized for found in done):
+        msg = "INT8: no convolution could be quantised; export this model without compression"
+        raise ValueError(msg)
+    return model, done

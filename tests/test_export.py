@@ -1,0 +1,179 @@
+"""The exported graph: what it says of itself, and its other forms."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from anomalib.deploy import CompressionType
+
+from anomalib_i3ad import I3AD, Textures, cli
+from anomalib_i3ad.deploy import graph
+from model_tester import make_images
+
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
+OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+
+def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
+    result = ov.Core().compile_model(path, "CPU", FP32)(image)
+    return {name: result[name] for name in OUTPUTS}
+
+
+def images() -> list[torch.Tensor]:
+    """Images that stop after different numbers of passes."""
+    return [make_images(1, height, 70 + height % 7, seed) for seed, height in enumerate((64, 90, 131, 64))]
+
+
+def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
+    report = json.loads(exported.with_suffix(".json").read_text())
+    assert report["model"] == "I3AD"
+    assert report["versions"]["openvino"].split(".")[0] == ov.__version__.split(".")[0]
+    assert report["thresholds"] == pytest.approx({"image": 0.41, "pixel": 0.45, "mask_threshold": 0.37})
+    assert report["bytes"] == {name: (exported.parent / name).stat().st_size for name in ("model.xml", "model.bin")}
+    agreement = report["agreement_with_torch"]
+    assert agreement["score"] < 1e-4
+    assert agreement["anomaly_map"] < 1e-3
+    assert agreement["equal_labels"] == agreement["images"] == len(report["passes"]) == 6
+
+
+def test_passes_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3AD, exported: Path) -> None:
+    model = graph.read_model(exported)
+    assert [output.any_name for output in model.outputs] == list(OUTPUTS)
+    compiled = ov.Core().compile_model(graph.with_details(model), "CPU", FP32)
+    used = set()
+    for image in images():
+        result = compiled(image.numpy())
+        with torch.no_grad():
+            expected = untrained.model.iterate(untrained.pre_processor(image))
+        assert result["passes"].tolist() == expected.passes.tolist()
+        assert np.abs(result["reconstruction"] - expected.inpainting.numpy()).max() < 1e-3
+        used.add(int(expected.passes))
+    assert len(used) > 1
+
+
+def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
+    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, mask_threshold=0.3)
+    with pytest.raises(ValueError, match=r"pred_score is not finite.*fit the model"):
+        model.to_openvino(tmp_path)
+    with pytest.raises(ValueError, match="mask_threshold is not calibrated"):
+        I3AD(image_size=64, width=4, adversarial_weight=0.0).to_openvino(tmp_path)
+    assert not list(tmp_path.rglob("*.xml"))
+
+
+@pytest.mark.parametrize("form", ["image_input", "unroll"])
+def test_other_forms_give_the_same_numbers(exported: Path, form: str) -> None:
+    change = {"image_input": graph.with_image_input, "unroll": graph.unroll}[form]
+    changed = change(ov.Core().read_model(exported))
+    assert (form == "unroll") == (not graph.loops_of(changed))
+    for image in images():
+        stored = (255 * image).round().byte()
+        given = stored.permute(0, 2, 3, 1).numpy() if form == "image_input" else stored.numpy() / np.float32(255)
+        expected, result = run(exported, stored.numpy() / np.float32(255)), run(changed, given)
+        assert np.abs(result["pred_score"] - expected["pred_score"]).max() < 1e-4
+        assert np.abs(result["anomaly_map"] - expected["anomaly_map"]).max() < 1e-3
+        assert result["pred_label"] == expected["pred_label"]
+
+
+def test_forms_and_layout_of_the_model_server(untrained: I3AD, exported: Path, tmp_path: Path) -> None:
+    path = untrained.to_openvino(
+        tmp_path, "bottle", (90, 70), CompressionType.FP16, image_input=True, unroll=True, model_server=True
+    )
+    assert path == tmp_path / "weights" / "openvino" / "bottle" / "1" / "model.xml"
+    model = graph.read_model(path)
+    assert model.input(0).get_partial_shape() == ov.PartialShape([1, 90, 70, 3])
+    assert path.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
+    image = (255 * make_images(1, 90, 70)).round().byte()
+    result = run(path, image.permute(0, 2, 3, 1).numpy())
+    expected = run(exported, image.numpy() / np.float32(255))
+    assert np.abs(result["pred_score"] - expected["pred_score"]).max() < 0.01
+    assert json.loads(path.with_suffix(".json").read_text())["compression"] == "fp16"
+
+
+def test_int8_by_command_quantises_inside_the_loop(
+    untrained: I3AD, exported: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "model.ckpt"
+    from anomalib.engine import Engine
+
+    engine = Engine(accelerator="cpu", logger=False, max_epochs=1)
+    engine._cache.args.update(callbacks=[])
+    engine._setup_trainer(untrained)
+    engine.trainer.strategy.connect(untrained)
+    engine.trainer.save_checkpoint(checkpoint, weights_only=True)
+    root = next(texture_root.glob("*px*"))
+    arguments = [
+        "anomalib-i3ad", "export", "--model", "I3AD", "--model.image_size", "64", "--model.width", "4",
+        "--export_type", "openvino", "--compression_type", "INT8_PTQ", "--ckpt_path", str(checkpoint),
+        "--export_root", str(tmp_path), "--data", "MVTec", "--data.root", str(root), "--data.category", "fabric",
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", arguments)
+    cli.main()
+    path = next(tmp_path.rglob("model.xml"))
+    report = json.loads(path.with_suffix(".json").read_text())
+    counts = {found["where"]: (found["convolutions"], len(found["quantized"])) for found in report["int8"]}
+    assert list(counts.values()) == [(17, 17), (17, 17)]
+    (loop,) = graph.loops_of(graph.read_model(path))
+    body = [node.get_type_name() for node in loop.get_function().get_ordered_ops()]
+    assert body.count("FakeQuantize") >= 17
+    assert path.with_suffix(".bin").stat().st_size < 0.55 * exported.with_suffix(".bin").stat().st_size
+    for image in images():
+        difference = run(path, image.numpy())["pred_score"] - run(exported, image.numpy())["pred_score"]
+        assert 0 < np.abs(difference).max() < 0.02
+
+
+def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name a datamodule"):
+        untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
+    with pytest.raises(ValueError, match="choose FP16, INT8"):
+        untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_ACQ)
+
+
+def test_anomalib_reads_the_file(untrained: I3AD, exported: Path, textures: Textures) -> None:
+    from anomalib.deploy import OpenVINOInferencer
+
+    textures.setup()
+    inferencer = OpenVINOInferencer(exported, "CPU", FP32)
+    for item in list(textures.test_data)[:3]:
+        prediction = inferencer.predict(item.image_path)
+        with torch.no_grad():
+            expected = untrained(item.image.as_subclass(torch.Tensor)[None])
+        assert prediction.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=1e-4)
+        assert prediction.pred_label.item() == expected.pred_label.item()
+
+
+def test_model_api_reads_the_file(exported: Path) -> None:
+    models = pytest.importorskip("model_api.models", reason="needs openvino-model-api")
+    from anomalib_i3ad.deploy import Inspector
+
+    model, inspector = models.Model.create_model(str(exported), device="CPU"), Inspector(exported)
+    for image in images():
+        pixels = (255 * image[0]).round().byte().permute(1, 2, 0).numpy()
+        result, expected = model(pixels), inspector.inspect(pixels)
+        assert result.pred_score == pytest.approx(expected.score, abs=1e-4)
+        assert result.pred_label == str(expected.label)
+        assert result.anomaly_map.shape == pixels.shape[:2]
+
+
+def test_reads_only_models(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(graph.ModelError, match=r"none.xml: there is no such file"):
+        graph.read_model(tmp_path / "none.xml")
+    text = tmp_path / "text.xml"
+    text.write_text("hello")
+    text.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(graph.ModelError, match=r"text.xml: OpenVINO cannot read it"):
+        graph.read_model(text)
+    number = ov.opset15.parameter([1], ov.Type.f32)
+    ov.save_model(ov.Model([number], [number], "other"), tmp_path / "other.xml")
+    with pytest.raises(graph.ModelError, match=r"other.xml: not a model of anomalib.*pred_score"):
+        graph.read_model(tmp_path / "other.xml")
+    for suffix in (".xml", ".bin"):
+        (tmp_path / f"model{suffix}").write_bytes(exported.with_suffix(suffix).read_bytes())
+    weights = bytearray((tmp_path / "model.bin").read_bytes())
+    weights[100] ^= 1
+    (tmp_path / "model.bin").write_bytes(weights)
+    with pytest.raises(graph.ModelError, match=r"model.bin: not the weights"):
+        graph.read_model(tmp_path / "model.xml")
