@@ -22,4 +22,4 @@ if __name__ == "__main__":
         model.post_processor.image_threshold,
         model.post_processor.pixel_threshold,
     )
-    print("RESULT", model.train_step, repr(weights), *(repr(value.item()) for value in calibrated), flush=True)  # noqa: T201
+    print("RESULT", model.train_step, repr(weights), *(repr(value.item()) for value in calibrated), flush=True)

@@ -1,0 +1,103 @@
+"""Image files to pixels, and what is wrong with those that are none."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+#: Suffixes of the files that are looked at in a folder; those anomalib trains on.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+#: Larger images are first shrunk by a whole factor, so that one image cannot take all memory.
+MOST_PIXELS = 32_000_000
+# as anomalib trains: three colours, turned no other way than they are stored
+FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+PNG, JPEG, RIFF, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM"
+
+
+class ImageError(Exception):
+    """An image that cannot be inspected; the message says why."""
+
+
+def _png_fault(data: bytes) -> str | None:
+    """What is wrong with a PNG file, by the checksums of its parts."""
+    position = len(PNG)
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        (expected,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(data[position + 4 : end - 4]) != expected:
+            return "damaged PNG file: a checksum is wrong"
+        if data[position + 4 : position + 8] == b"IEND":
+            return None
+        position = end
+    return "incomplete PNG file: cut off, or still being written"
+
+
+def fault(data: bytes) -> str | None:
+    """What is wrong with a file before its pixels are looked at; decoders return half images without a word.
+
+    Args:
+        data: Content of the file.
+    """
+    if not data:
+        return "empty file"
+    if data.startswith(PNG):
+        return _png_fault(data)
+    if data.startswith(JPEG) and b"\xff\xd9" not in data[-1024:]:
+        return "incomplete JPEG file: cut off, or still being written"
+    if data.startswith(RIFF) and len(data) >= 8 and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+        return "incomplete WebP file: cut off, or still being written"
+    if data.startswith(BMP) and len(data) >= 6 and struct.unpack_from("<I", data, 2)[0] > len(data):
+        return "incomplete BMP file: cut off, or still being written"
+    return None
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decode an image file.
+
+    Gray, palette, 16-bit, CMYK and transparent images become 8-bit RGB; the camera's orientation tag is ignored,
+    as in training.
+
+    Args:
+        data: Content of the file.
+
+    Returns:
+        ``(H, W, 3)`` RGB bytes.
+
+    Raises:
+        ImageError: If it is no image, or not a whole one.
+    """
+    wrong = fault(data)
+    if wrong:
+        raise ImageError(wrong)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), FLAGS)
+    except cv2.error as error:
+        msg = f"OpenCV cannot decode it: {error.err}"
+        raise ImageError(msg) from error
+    if image is None:
+        msg = "not an image that OpenCV can read"
+        raise ImageError(msg)
+    factor = int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / MOST_PIXELS)))
+    if factor > 1:
+        size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read and decode an image file; see :func:`decode`.
+
+    Raises:
+        ImageError: If it cannot be read or decoded.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        msg = f"cannot be read: {error.strerror or error}"
+        raise ImageError(msg) from error
+    return decode(data)

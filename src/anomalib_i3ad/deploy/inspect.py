@@ -1,0 +1,82 @@
+"""``anomalib-i3ad inspect``: images in, rows and pictures out, on a PC without torch."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Event
+
+from .graph import ModelError
+from .inspector import Inspector
+from .records import Records
+from .run import run
+from .sources import SourceError, frames_of
+
+#: Exit codes beside 0: some images could not be inspected; the run could not start, or could not write.
+SOME_FAILED, CANNOT = 1, 2
+#: Threads that decode, each of which may hold a large image.
+MOST_DECODERS = 4
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="anomalib-i3ad inspect",
+        description="Inspect images with an exported model. A second start goes on where the first stopped.",
+        epilog="Exit codes: 0 done, 1 some images could not be inspected, 2 the run cannot start or write, "
+        "128 + n ended by signal n.",
+    )
+    parser.add_argument("--model", required=True, help="exported model.xml, with model.bin beside it")
+    parser.add_argument("--source", required=True, help="folder, image, video, number of a camera or stream address")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results and the pictures of defects")
+    parser.add_argument("--device", default="CPU", help="CPU (default), GPU, NPU or AUTO")
+    parser.add_argument("--hint", choices=("latency", "throughput"), default="throughput", help="what to optimise for")
+    parser.add_argument("--cache", help="folder for compiled models, for a quicker start")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="table, or a JSON object a line")
+    parser.add_argument("--threshold", type=float, default=0.5, help="score above which an image is defective")
+    parser.add_argument("--pixel-threshold", type=float, default=0.5, help="map value above which a pixel is")
+    parser.add_argument("--watch", action="store_true", help="go on with images as they arrive in the folder")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Those of the command line if ``None``.
+
+    Returns:
+        Exit code.
+    """
+    chosen = make_parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    stop, signals = Event(), list[int]()
+
+    def end(number: int, _: object) -> None:
+        if signals:  # asked twice
+            os._exit(128 + number)
+        signals.append(number)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    try:
+        inspector = Inspector(
+            chosen.model, chosen.device, chosen.hint, chosen.cache, chosen.threshold, chosen.pixel_threshold
+        )
+        records = Records(chosen.out / f"results.{chosen.format}")
+        frames = frames_of(chosen.source, set(records.done), stop, watch=chosen.watch)
+        progress = run(
+            inspector, frames, records, chosen.out / "defective", stop, decoders=min(MOST_DECODERS, os.cpu_count() or 1)
+        )
+        progress.close()
+        records.close()
+    except (ModelError, SourceError, ValueError, OSError) as error:
+        print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)
+        return CANNOT
+    if signals:
+        return 128 + signals[0]
+    return SOME_FAILED if progress.failed else 0

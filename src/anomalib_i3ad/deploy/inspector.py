@@ -1,0 +1,189 @@
+"""Inspection of single images by an exported model: NumPy, OpenVINO and OpenCV are all it needs."""
+
+import logging
+import re
+import time
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+import openvino as ov
+
+from .decoding import ImageError, read_image
+from .graph import ModelError, read_model, with_details, with_image_input
+
+logger = logging.getLogger(__name__)
+
+Hint = Literal["latency", "throughput"]
+
+
+class Inspection(NamedTuple):
+    """Result of one image.
+
+    ``score`` in [0, 1), above ``image_threshold`` is defective. ``label``: defective. ``anomaly_map`` (h, w) float
+    in [0, 1) and ``mask`` (h, w) bool, at the model's own size. ``passes``: inpaintings after the first, ``None``
+    for models that do not iterate. ``reconstruction`` (h, w, 3) RGB bytes: the part as it should look, where the
+    model has one. ``milliseconds`` from the start to the end of inference, without decoding.
+    """
+
+    score: float
+    label: bool
+    anomaly_map: np.ndarray
+    mask: np.ndarray
+    passes: int | None
+    reconstruction: np.ndarray | None
+    milliseconds: float
+
+
+class Ticket(NamedTuple):
+    """An image under inspection; see :meth:`Inspector.start`."""
+
+    request: ov.InferRequest
+    image: np.ndarray
+    started: float
+
+
+def usable_cache(folder: str | Path | None) -> dict[str, str]:
+    """Setting for a cache folder, or none with a warning where it cannot be written."""
+    if folder is None:
+        return {}
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        logger.warning("%s: no cache, the model is compiled at each start (%s)", folder, error.strerror)
+        return {}
+    return {"CACHE_DIR": str(folder)}
+
+
+class Inspector:
+    """An exported model, ready to inspect.
+
+    Args:
+        model: The ``.xml`` file, its ``.bin`` file beside it.
+        device: OpenVINO's name of a device: ``CPU``, ``GPU``, ``NPU``, or ``AUTO`` for the best there is.
+        hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
+        cache: Folder in which compiled models are kept, for a quick start.
+        image_threshold: Score above which an image is defective; 0.5 is the calibrated one.
+        pixel_threshold: Map value above which a pixel is; 0.5 is the calibrated one.
+
+    Raises:
+        ModelError: If the model or the device cannot be used.
+        ValueError: If an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        device: str = "CPU",
+        hint: Hint = "latency",
+        cache: str | Path | None = None,
+        image_threshold: float = 0.5,
+        pixel_threshold: float = 0.5,
+    ) -> None:
+        for name, threshold in (("image_threshold", image_threshold), ("pixel_threshold", pixel_threshold)):
+            if not 0 <= threshold <= 1:
+                msg = f"{name} {threshold} must lie in [0, 1]; 0.5 is the calibrated one"
+                raise ValueError(msg)
+        self.image_threshold = image_threshold
+        self.pixel_threshold = pixel_threshold
+        core = ov.Core()
+        graph = with_details(with_image_input(read_model(model)))
+        # full precision: GPUs would halve it, and scores would differ from those of the thresholds
+        config = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": "f32", **usable_cache(cache)}
+        family = re.split("[.:]", device)[0]
+        if device not in core.available_devices and family not in {"AUTO", "MULTI", "HETERO", *core.available_devices}:
+            msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
+            raise ModelError(msg)
+        try:
+            self._compiled = core.compile_model(graph, device, config)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops, export with unroll"
+            raise ModelError(msg) from error
+        shape = self._compiled.input(0).get_partial_shape()
+        self._size = None if shape.is_dynamic else (shape[2].get_length(), shape[1].get_length())
+        names = {name for output in self._compiled.outputs for name in output.get_names()}
+        self._iterates = "passes" in names
+        self._reconstructs = "reconstruction" in names
+        #: How many images are best under inspection at a time.
+        self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._free = [self._compiled.create_infer_request() for _ in range(self.parallel)]
+
+    def start(self, image: np.ndarray) -> Ticket:
+        """Begin to inspect an image; at most ``parallel`` may be under way.
+
+        Args:
+            image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, any size; a graph of fixed size gets it resized.
+
+        Returns:
+            What :meth:`finish` takes.
+
+        Raises:
+            ImageError: If it is no such image, or inference cannot start.
+        """
+        if image.dtype != np.uint8 or image.ndim not in {2, 3} or not image.size or image.shape[2:] not in {(), (3,)}:
+            msg = f"image of shape {image.shape} and type {image.dtype}: needed is (H, W, 3) RGB or (H, W), uint8"
+            raise ImageError(msg)
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if self._size and self._size != image.shape[1::-1]:
+            shrinks = self._size[0] < image.shape[1]
+            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = np.ascontiguousarray(image)
+        request = self._free.pop()
+        try:
+            request.start_async({0: image[None]}, share_inputs=True)
+        except RuntimeError as error:
+            self._free.append(request)
+            msg = f"inference cannot start: {str(error).strip().splitlines()[-1]}"
+            raise ImageError(msg) from error
+        return Ticket(request, image, time.perf_counter())
+
+    def finish(self, ticket: Ticket) -> Inspection:
+        """Wait for an image's result.
+
+        Raises:
+            ImageError: If it is not finite.
+        """
+        request = ticket.request
+        try:
+            request.wait()
+            anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
+            score = float(request.get_tensor("pred_score").data.item())
+            passes = round(request.get_tensor("passes").data.item()) if self._iterates else None
+            drawn = request.get_tensor("reconstruction").data[0] if self._reconstructs else None
+            reconstruction = None
+            if drawn is not None:
+                reconstruction = np.rint(255 * drawn.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+            milliseconds = request.latency
+            if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
+                msg = "the model's result is not finite"
+                raise ImageError(msg)
+        finally:
+            self._free.append(request)
+        return Inspection(
+            score, score > self.image_threshold, anomaly_map, anomaly_map > self.pixel_threshold,
+            passes, reconstruction, milliseconds,
+        )  # fmt: skip
+
+    def inspect(self, image: np.ndarray | str | Path) -> Inspection:
+        """Inspect one image.
+
+        Args:
+            image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, or the path of an image file.
+
+        Raises:
+            ImageError: If it is no image; the message names the file.
+        """
+        if not isinstance(image, np.ndarray):
+            try:
+                pixels = read_image(image)
+            except ImageError as error:
+                msg = f"{image}: {error}"
+                raise ImageError(msg) from error
+            image = pixels
+        return self.finish(self.start(image))

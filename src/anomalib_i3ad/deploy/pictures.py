@@ -1,0 +1,62 @@
+"""The picture a person looks at to see why a part was rejected."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .inspector import Inspection
+
+#: Largest height and width in pixels of a picture's panels.
+HEIGHT, WIDTH = 512, 1024
+OUTLINE = (0, 0, 255)
+
+
+def picture(image: np.ndarray, result: Inspection) -> np.ndarray:
+    """Image with the defect outlined, what the model drew in its place where it has that, and the map.
+
+    Args:
+        image: ``(H, W, 3)`` RGB bytes.
+        result: Its inspection.
+
+    Returns:
+        Panels side by side, BGR bytes, each at most 512 pixels high and 1024 wide; the map's colours run from 0 to 1
+        in every picture.
+    """
+    height, width = image.shape[:2]
+    scale = min(HEIGHT / height, WIDTH / width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def panel(pixels: np.ndarray, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+        return cv2.resize(pixels, size, interpolation=interpolation)
+
+    outlined = panel(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), cv2.INTER_AREA)
+    mask = panel(result.mask.astype(np.uint8), cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    panels = [cv2.drawContours(outlined, contours, -1, OUTLINE, 2)]
+    if result.reconstruction is not None:
+        panels.append(panel(cv2.cvtColor(result.reconstruction, cv2.COLOR_RGB2BGR)))
+    heat = np.rint(255 * result.anomaly_map.clip(0, 1)).astype(np.uint8)
+    panels.append(panel(cv2.applyColorMap(heat, cv2.COLORMAP_VIRIDIS)))
+    return np.hstack(panels)
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write a picture whole or not at all.
+
+    Args:
+        path: A ``.jpg`` file; its folder is made.
+        pixels: BGR bytes.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, data = cv2.imencode(".jpg", pixels)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data.tobytes())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,225 @@
+"""Inspection of many images: decoding, inference and writing at the same time, whatever is wrong with some of them."""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from .decoding import ImageError
+from .inspector import Inspection, Inspector, Ticket
+from .pictures import picture, write_picture
+from .records import Records
+from .sources import Frame, Frames
+
+logger = logging.getLogger(__name__)
+
+#: Latest latencies of which percentiles are told, and errors that are listed at the end.
+REMEMBERED, LISTED = 10_000, 20
+#: Seconds between two updates of the progress, on a terminal and elsewhere.
+ON_TERMINAL, ELSEWHERE = 0.2, 30.0
+
+
+class Outcome(NamedTuple):
+    """A frame, and its pixels and inspection, or why there are none."""
+
+    frame: Frame
+    image: np.ndarray | None = None
+    result: Inspection | None = None
+    error: str = ""
+
+
+def _read(frame: Frame) -> np.ndarray | str:
+    try:
+        return frame.read()
+    except ImageError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001  # one image must not stop the line
+        return f"{type(error).__name__}: {error}"
+
+
+def _start(inspector: Inspector, image: np.ndarray | str) -> Ticket | str:
+    if isinstance(image, str):
+        return image
+    try:
+        return inspector.start(image)
+    except ImageError as error:
+        return str(error)
+
+
+def _finish(inspector: Inspector, frame: Frame, ticket: Ticket | str) -> Outcome:
+    if isinstance(ticket, str):
+        return Outcome(frame, error=ticket)
+    try:
+        return Outcome(frame, ticket.image, inspector.finish(ticket))
+    except (ImageError, RuntimeError) as error:
+        return Outcome(frame, error=f"inference failed: {str(error).strip().splitlines()[-1]}")
+
+
+def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Outcome]:
+    """Inspect frames in their order, decoding ahead and keeping the device busy.
+
+    Args:
+        inspector: The model.
+        frames: Images, and ``None`` whenever nothing more is to be waited for.
+        decoders: Threads that decode.
+    """
+    decoding: deque[tuple[Frame, Future[np.ndarray | str]]] = deque()
+    running: deque[tuple[Frame, Ticket | str]] = deque()
+
+    def advance(ahead: int, under_way: int) -> Iterator[Outcome]:
+        """Go on until no more than so many images are being decoded and inspected."""
+        while len(decoding) > ahead:
+            while len(running) >= inspector.parallel:
+                yield _finish(inspector, *running.popleft())
+            frame, future = decoding.popleft()
+            running.append((frame, _start(inspector, future.result())))
+        while len(running) > under_way:
+            yield _finish(inspector, *running.popleft())
+
+    with ThreadPoolExecutor(decoders) as pool:
+        for frame in frames:
+            if frame is None:
+                yield from advance(0, 0)
+            else:
+                decoding.append((frame, pool.submit(_read, frame)))
+                yield from advance(decoders, inspector.parallel)
+        yield from advance(0, 0)
+
+
+class Progress:
+    """Counts, speed and latencies of a run, shown on standard error.
+
+    Args:
+        total: How many images there are, if that is known.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.images = self.defective = 0
+        self.errors: list[str] = []
+        self.failed = 0
+        self._latencies: deque[float] = deque(maxlen=REMEMBERED)
+        self._started = time.perf_counter()
+        self._shown = self._started
+        self._terminal = sys.stderr.isatty()
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an image and, from time to time, show where the run stands."""
+        self.images += 1
+        if outcome.result is None:
+            self.fail(f"{outcome.frame.name}: {outcome.error}")
+        else:
+            self.defective += outcome.result.label
+            self._latencies.append(outcome.result.milliseconds)
+        now = time.perf_counter()
+        if now - self._shown > (ON_TERMINAL if self._terminal else ELSEWHERE):
+            self._shown = now
+            print(
+                f"\r{self}" if self._terminal else str(self), end="\x1b[K" if self._terminal else "\n", file=sys.stderr
+            )
+
+    def fail(self, message: str) -> None:
+        """Count an error and keep the first ones."""
+        self.failed += 1
+        if len(self.errors) < LISTED:
+            self.errors.append(message)
+
+    def __str__(self) -> str:
+        """One line of figures."""
+        of = "" if self.total is None else f"/{self.total}"
+        speed = self.images / max(time.perf_counter() - self._started, 1e-9)
+        line = f"{self.images}{of} images, {self.defective} defective, {self.failed} errors, {speed:.1f} images/s"
+        if self._latencies:
+            p50, p95, p99 = np.percentile(np.array(self._latencies), (50, 95, 99))
+            line += f", inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
+        return line
+
+    def close(self) -> None:
+        """Show the final figures and what went wrong."""
+        lines = [("\r" if self._terminal else "") + str(self) + ("\x1b[K" if self._terminal else ""), *self.errors]
+        if self.failed > len(self.errors):
+            lines.append(f"... and {self.failed - len(self.errors)} more; see the column error")
+        print("\n".join(lines), file=sys.stderr)
+
+
+def _write(outcome: Outcome, records: Records, pictures: Path) -> str:
+    """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
+    frame, image, result, error = outcome
+    row = dict.fromkeys(("label", "score", "passes", "milliseconds", "picture"), "")
+    if result is not None and image is not None:
+        row["label"] = "defective" if result.label else "normal"
+        row["score"] = f"{result.score:.6f}"
+        row["passes"] = "" if result.passes is None else str(result.passes)
+        row["milliseconds"] = f"{result.milliseconds:.2f}"
+        if result.label:
+            path = pictures / f"{frame.name.replace(':', '-')}.jpg"
+            try:
+                write_picture(path, picture(image, result))
+                row["picture"] = path.relative_to(pictures.parent).as_posix()
+            except (OSError, cv2.error) as fault:
+                error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    records.append({"image": frame.name, "time": now, **row, "error": error})
+    return error
+
+
+def run(
+    inspector: Inspector,
+    frames: Frames,
+    records: Records,
+    pictures: Path,
+    stop: Event,
+    *,
+    decoders: int = 2,
+    total: int | None = None,
+) -> Progress:
+    """Inspect all frames; a row for each, and a picture of each that is defective.
+
+    Whatever is wrong with an image becomes its row. Rows are written as images are done, in the order of the frames.
+
+    Args:
+        inspector: The model.
+        frames: Images.
+        records: Where rows go.
+        pictures: Folder for pictures.
+        stop: When set, no new image is begun; those under way get their rows.
+        decoders: Threads that decode.
+        total: Number of images for the display.
+
+    Returns:
+        The figures of the run, and its errors.
+    """
+
+    def until_stop() -> Frames:
+        for frame in frames:
+            if stop.is_set():
+                return
+            yield frame
+
+    progress = Progress(total)
+    writing: deque[tuple[Outcome, Future[str]]] = deque()
+
+    def written() -> None:
+        outcome, future = writing.popleft()
+        error = future.result()
+        if outcome.result is not None and error:
+            progress.fail(f"{outcome.frame.name}: {error}")
+
+    with ThreadPoolExecutor(1) as writer:
+        for outcome in outcomes(inspector, until_stop(), decoders):
+            progress.add(outcome)
+            writing.append((outcome, writer.submit(_write, outcome, records, pictures)))
+            while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
+                written()
+        while writing:
+            written()
+    return progress
