@@ -1,0 +1,209 @@
+"""What does an image cost? Our models and anomalib's, side by side in one run, with random weights.
+
+    python examples/speed.py                                            # everything, most of an hour on two cores
+    python examples/speed.py --models I3AD Padim --engines torch openvino int8
+
+Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at
+once, files on disk, memory the process grows by, multiply-accumulates, and the share reached of the machine's
+convolution peak, which is measured first. Engines of a model take turns, so that other work on the machine hits all
+alike. I3AD never stops early here: its worst case. Needs the extra ``dev``.
+"""
+
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino as ov
+import torch
+from anomalib.models import AnomalibModule, Draem, EfficientAd, Padim, Patchcore, Stfpm
+from torch.utils.flop_counter import FlopCounterMode
+
+from anomalib_i3ad import I3AD, AnoGan, Riad, SsimAe
+from anomalib_i3ad.export.quantization import quantize
+
+SIZE, ROUNDS, THROUGHPUT_IMAGES = 256, 7, 12
+FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
+ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
+
+
+def i3ad() -> AnomalibModule:
+    """I3AD that hides everything at every pass and takes all passes."""
+    return I3AD(mask_threshold=0.0, min_shrink=-1.0, adversarial_weight=0.0)
+
+
+def patchcore() -> AnomalibModule:
+    """PatchCore with the memory of 209 images and a coreset of 2 %."""
+    model = Patchcore(backbone="wide_resnet50_2", pre_trained=False)
+    model.model.memory_bank = torch.rand(209 * 32 * 32 // 50, 1536)
+    return model
+
+
+def padim() -> AnomalibModule:
+    """PaDiM with Gaussians of the defaults' shapes."""
+    model = Padim(pre_trained=False)
+    positions, features = (SIZE // 4) ** 2, model.model.n_features
+    model.model.gaussian.mean = torch.rand(features, positions)
+    model.model.gaussian.inv_covariance = torch.eye(features).repeat(positions, 1, 1)
+    return model
+
+
+MODELS: dict[str, Callable[[], AnomalibModule]] = {
+    "I3AD": i3ad,
+    "SsimAe": lambda: SsimAe(image_size=SIZE),
+    "Riad": Riad,
+    "AnoGan": lambda: AnoGan(image_size=SIZE),
+    "Patchcore": patchcore,
+    "Padim": padim,
+    "Stfpm": Stfpm,
+    "EfficientAd": EfficientAd,
+    "Draem": Draem,
+}
+
+
+def shortest(work: Callable[[], Any], repeats: int = 5) -> float:
+    """Shortest of some runs in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def convolution_peak() -> float:
+    """Multiply-accumulates a second of a large convolution in OpenVINO, the most this machine reaches."""
+    channels, side = 256, 64
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    graph = ov.convert_model(layer, input=[1, channels, side, side])
+    compiled, x = ov.Core().compile_model(graph, "CPU", FP32), np.zeros((1, channels, side, side), np.float32)
+    compiled(x)
+    return 9 * channels**2 * side**2 / shortest(lambda: compiled(x), 15)
+
+
+def resident() -> int:
+    """Memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def throughput(run: Callable[[], Any], workers: int) -> float:
+    """Images a second with several threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda _: run(), range(workers)))
+        start = time.perf_counter()
+        list(pool.map(lambda _: run(), range(THROUGHPUT_IMAGES)))
+        return THROUGHPUT_IMAGES / (time.perf_counter() - start)
+
+
+def openvino_engine(path: Path, image: np.ndarray) -> tuple[Callable[[], Any], Callable[[], float]]:
+    """A file's single inference, and its throughput."""
+    core = ov.Core()
+    compiled = core.compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
+
+    def images_per_second() -> float:
+        queue = ov.AsyncInferQueue(core.compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"}))
+
+        def all_of(count: int) -> None:
+            for _ in range(count):
+                queue.start_async(image)
+            queue.wait_all()
+
+        all_of(len(queue))
+        start = time.perf_counter()
+        all_of(THROUGHPUT_IMAGES)
+        return THROUGHPUT_IMAGES / (time.perf_counter() - start)
+
+    return lambda: compiled(image), images_per_second
+
+
+def measure(name: str, engines: tuple[str, ...], peak: float) -> list[str]:  # noqa: C901, PLR0915
+    """Rows of the table for one model."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    for threshold in ("_image_threshold", "_pixel_threshold"):
+        getattr(model.post_processor, threshold).fill_(0.5)
+    pixels = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.interpolate(pixels, SIZE, mode="bicubic").clamp(0, 1)
+    image = x.numpy()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x)
+    gmac = counter.get_total_flops() / 2e9
+    runs: dict[str, Callable[[], Any]] = {}
+    speeds: dict[str, Callable[[], float]] = {}
+    sizes: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    failed: dict[str, str] = {}
+
+    def eager(module: Callable[[torch.Tensor], Any]) -> tuple[Callable[[], Any], Callable[[], float]]:
+        def run() -> None:
+            with torch.inference_mode():
+                module(x)
+
+        return run, lambda: throughput(run, 1)
+
+    with TemporaryDirectory() as folder:
+        onnx = model.to_onnx(folder, "model", (SIZE, SIZE))
+        graph = ov.convert_model(onnx)
+        onnx_bytes = sum(file.stat().st_size for file in onnx.parent.iterdir())
+        for engine in engines:
+            before = resident()
+            try:
+                if engine in {"torch", "compile"}:
+                    sizes[engine] = sum(value.nbytes for value in model.state_dict().values())
+                    runs[engine], speeds[engine] = eager(model if engine == "torch" else torch.compile(model))
+                elif engine == "onnxruntime":
+                    session, feed = onnxruntime.InferenceSession(onnx), {"input": image}
+                    sizes[engine] = onnx_bytes
+                    runs[engine] = lambda session=session, feed=feed: session.run(None, feed)
+                    speeds[engine] = lambda run=runs[engine]: throughput(run, 2)
+                else:
+                    path = Path(folder) / f"{engine}.xml"
+                    made = quantize(graph, [image])[0] if engine == "int8" else graph
+                    ov.save_model(made, path, compress_to_fp16=engine == "fp16")
+                    sizes[engine] = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+                    runs[engine], speeds[engine] = openvino_engine(path, image)
+                runs[engine]()
+                memory[engine] = resident() - before
+            except Exception as error:  # noqa: BLE001  # told in the table's place
+                failed[engine] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+                runs.pop(engine, None)
+        times: dict[str, list[float]] = {engine: [] for engine in runs}
+        for _ in range(ROUNDS):
+            for engine, run in runs.items():
+                times[engine].append(shortest(run, 1))
+        rows = []
+        for engine in engines:
+            if engine in failed:
+                rows.append(f"| {name} | {engine} | {failed[engine]} | | | | | |")
+                continue
+            seconds = float(np.median(times[engine]))
+            rows.append(
+                f"| {name} | {engine} | {1000 * seconds:.1f} | {speeds[engine]():.2f} | {sizes[engine] / 1e6:.1f} | "
+                f"{memory[engine] / 1e6:.0f} | {gmac:.1f} | {1e9 * gmac / seconds / peak:.0%} |"
+            )
+    return rows
+
+
+def main() -> None:
+    """Measure model after model, each in a process of its own."""
+    parser = ArgumentParser()
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    arguments = parser.parse_args()
+    peak = convolution_peak()
+    print(f"convolution peak: {peak / 1e9:.1f} GMAC/s, torch threads: {torch.get_num_threads()}\n")
+    print("| model | engine | ms | images/s | MB on disk | MB of memory | GMAC | of the peak |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for name in arguments.models:
+        with get_context("spawn").Pool(1) as pool:
+            print("\n".join(pool.apply(measure, (name, tuple(arguments.engines), peak))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
