@@ -130,7 +130,7 @@ class ModelTester:
 
     @pytest.mark.parametrize("runtime", ["OpenVINO, any size", "ONNX Runtime, fixed size"])
     def test_exports_agree(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, runtime: str) -> None:
-        """An export takes a minute on slow machines, so not every size with every runtime; OpenVINO's goes over ONNX."""
+        """Not every size with every runtime, since exports are slow; OpenVINO's goes over ONNX."""
         model, _ = fitted
         names = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
         if runtime.startswith("OpenVINO"):

@@ -146,6 +146,12 @@ def export(
     if not module.post_processor:
         msg = "post_processor: without one there are no labels; build the model with post_processor=True"
         raise ValueError(msg)
+    if compression_type == CompressionType.INT8_ACQ:
+        msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
+        raise ValueError(msg)
+    if compression_type == CompressionType.INT8_PTQ and datamodule is None:
+        msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
+        raise ValueError(msg)
     module = module.eval()
     network_size: Any = module.image_size
     compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
@@ -154,10 +160,7 @@ def export(
         describe_for_model_api(model, module)
     model.set_rt_info(type(module).__name__, [OWN_INFO, "model"])
     quantized: list[Quantized] = []
-    if compression_type == CompressionType.INT8_PTQ:
-        if datamodule is None:
-            msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
-            raise ValueError(msg)
+    if compression_type == CompressionType.INT8_PTQ and datamodule is not None:
         # at the network's size: the graph's own resize then leaves them as they are, and large ones fit in memory
         images = training_images(datamodule, CALIBRATION_IMAGES, input_size or network_size)
         model, quantized = quantize(model, [image.numpy() for image in images])
@@ -165,9 +168,6 @@ def export(
         import nncf  # noqa: PLC0415  # takes seconds to import, and only this needs it
 
         model = nncf.compress_weights(model)
-    elif compression_type not in {None, CompressionType.FP16}:
-        msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
-        raise ValueError(msg)
     if unroll:
         model = graphs.unroll(model)
     if image_input:
