@@ -51,6 +51,7 @@ class TestEncoder(AnoGanTester):
 class TestSearch(AnoGanTester):
     """AnoGAN, with every other option that is not the default."""
 
+    is_variant = True
     tiny = {**TINY, "inference": "search", "search_steps": 6, "discrimination": "logit", "image_score": "max"}
 
     def test_takes_a_checkpoint_that_has_an_encoder(self, texture_root: Path) -> None:

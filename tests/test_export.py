@@ -57,11 +57,22 @@ def test_passes_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3
 
 def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
     model = I3AD(image_size=64, width=4, adversarial_weight=0.0, mask_threshold=0.3)
-    with pytest.raises(ValueError, match=r"pred_score is not finite.*fit the model"):
+    with pytest.raises(ValueError, match="thresholds are not calibrated: fit the model"):
         model.to_openvino(tmp_path)
-    with pytest.raises(ValueError, match="mask_threshold is not calibrated"):
+    with pytest.raises(ValueError, match="not calibrated"):
         I3AD(image_size=64, width=4, adversarial_weight=0.0).to_openvino(tmp_path)
     assert not list(tmp_path.rglob("*.xml"))
+
+
+def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
+    from anomalib_i3ad.export.check import compare
+
+    image = ov.opset15.parameter([1, 3, 64, 64], ov.Type.f32)
+    root = ov.opset15.sqrt(ov.opset15.subtract(image, ov.opset15.constant(np.float32(0.5))))  # NaN below 0.5
+    for name in OUTPUTS:
+        root.output(0).get_tensor().add_names({name})
+    with pytest.raises(ValueError, match="the graph's pred_score is not finite"):
+        compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
 
 
 @pytest.mark.parametrize("form", ["image_input", "unroll"])

@@ -34,6 +34,7 @@ class TestI3AD(ModelTester):
 class TestTwoStages(ModelTester):
     """The shared tests, with contextual attention and every option that is not the default."""
 
+    is_variant = True
     model_class = I3AD
     name = "i3ad"
     tiny = {

@@ -24,6 +24,7 @@ class TestSsimAe(ModelTester):
 class TestTextures(ModelTester):
     """The shared tests, on windows, with every option that is not the default."""
 
+    is_variant = True
     model_class = SsimAe
     name = "ssim_ae"
     tiny = {

@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signals.append(number)
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         inspector = Inspector(
             chosen.model, chosen.device, chosen.hint, chosen.cache, chosen.threshold, chosen.pixel_threshold
@@ -77,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ModelError, SourceError, ValueError, OSError) as error:
         print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)
         return CANNOT
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if signals:
         return 128 + signals[0]
     return SOME_FAILED if progress.failed else 0

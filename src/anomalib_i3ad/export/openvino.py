@@ -154,6 +154,10 @@ def export(
         raise ValueError(msg)
     module = module.eval()
     network_size: Any = module.image_size
+    thresholds: Any = module.post_processor
+    if not all(torch.isfinite(value) for value in (thresholds.image_threshold, thresholds.pixel_threshold)):
+        msg = "thresholds are not calibrated: fit the model, or load a fitted checkpoint, before exporting it"
+        raise ValueError(msg)
     compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
     model = convert(module, input_size, onnx_kwargs or {}, ov_kwargs or {})
     if not image_input:  # Model API feeds floats to whatever it finds
