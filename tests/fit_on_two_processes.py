@@ -22,4 +22,6 @@ if __name__ == "__main__":
         model.post_processor.image_threshold,
         model.post_processor.pixel_threshold,
     )
-    print("RESULT", model.train_step, repr(weights), *(repr(value.item()) for value in calibrated), flush=True)
+    numbers = [model.train_step, weights, *(value.item() for value in calibrated)]
+    # in one piece: print writes its arguments one by one, and those of the two processes mix
+    sys.stdout.write(f"RESULT {' '.join(map(repr, numbers))}\n")
