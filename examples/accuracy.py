@@ -10,30 +10,18 @@ at the model's input size.
 
 from tempfile import TemporaryDirectory
 
-from anomalib.metrics import AUPRO, AUROC, F1Score
 from common import images, load, make_engine, make_parser
+
+from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
 
 HEAD = (
     "| model | category | image AUROC | pixel AUROC | AU-PRO | image F1 | false alarms |\n|---|---|---|---|---|---|---|"
 )
 
 arguments = make_parser().parse_args()
-pixels = ["anomaly_map", "gt_mask"]
-metrics = [
-    AUROC(["pred_score", "gt_label"]),
-    AUROC(pixels),
-    AUPRO(pixels),
-    F1Score(["pred_label", "gt_label"]),
-]
 with TemporaryDirectory() as folder:
-    datamodule = images(arguments)
-    datamodule.setup()
-    predictions = make_engine(folder).predict(load(arguments, folder), dataloaders=datamodule.test_dataloader())
-for metric in metrics:
-    for batch in predictions:
-        metric.update(batch)
-good = [label for batch in predictions for label in batch.pred_label[batch.gt_label == 0].tolist()]
+    accuracy = measure_accuracy(predict(make_engine(folder), load(arguments, folder), images(arguments)))
+columns = [f"{figure:.3f}" for figure in accuracy[:4]]
 name = " ".join([arguments.model, *arguments.set])
-columns = [f"{metric.compute().item():.3f}" for metric in metrics]
-row = " | ".join([name, arguments.category, *columns, f"{sum(good)}/{len(good)}"])
+row = " | ".join([name, arguments.category, *columns, f"{accuracy.false_alarms}/{accuracy.good}"])
 print(f"{HEAD}\n| {row} |")

@@ -85,11 +85,17 @@ def test_benchmark_writes_a_row_for_each_model(
         },
     }
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(config))
-    run_cli(monkeypatch, "benchmark", "--config", str(tmp_path / "benchmark.yaml"))
-    table = pd.read_csv(next(tmp_path.glob("runs/benchmark/*/results.csv")))
-    assert table["model.class_path"].tolist() == list(small)
-    for column in ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_F1Score"):
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(monkeypatch, "benchmark", "--config", str(tmp_path / "benchmark.yaml"))
+    assert stopped.value.code == 0
+    table = pd.read_csv(tmp_path / "runs" / "benchmark" / "benchmark" / "results.csv")
+    assert table["model"].tolist() == [path.rsplit(".", 1)[-1] for path in small]
+    for column in ("image_auroc", "image_f1", "pixel_auroc", "au_pro"):
         assert table[column].between(0, 1).all()
+    assert (table["milliseconds"] > 0).all()
+    assert set(table["good"]) == set(table["defective"]) == {7}
+    for key in table["key"]:  # each model can be loaded again
+        assert len(list((tmp_path / "runs" / "benchmark" / "benchmark" / key).rglob("model.ckpt"))) == 1
 
 
 def test_registering_again_changes_nothing() -> None:

@@ -185,32 +185,40 @@ class TestIteration:
         model.min_shrink, model.max_iterations, model.mask_edge = 0.0, 3, 0.0
         for image in make_images(3, 64, 64).split(1):
             inpainting, passes = model.first_inpainting(image), 0
-            hole = (model.mask_residual(image, inpainting) >= 0.3).float()
+            hole = (model.residuals[0](image, inpainting) >= 0.3).float()
             while hole.any() and passes < 3:
                 inpainting = image * (1 - hole) + model.generator(image, hole)[-1] * hole
                 passes += 1
-                previous, hole = hole, (model.mask_residual(image, inpainting) >= 0.3).float()
+                previous, hole = hole, (model.residuals[0](image, inpainting) >= 0.3).float()
                 if hole.sum() > previous.sum():
                     break
             result = model.iterate(image)
             assert result.passes.item() == passes
             torch.testing.assert_close(result.inpainting, inpainting, rtol=0, atol=1e-6)
-            expected = model.score_residual(image, inpainting)
+            expected = model.residuals[-1](image, inpainting)
             torch.testing.assert_close(result.anomaly_map, expected, rtol=0, atol=1e-5)
 
     def test_hides_partly_just_below_the_threshold(self, model: I3ADModel) -> None:
         model.mask_threshold.fill_(0.5)
         model.mask_edge = 0.1
-        residual = torch.tensor([0.0, 0.44, 0.45, 0.475, 0.4999, 0.5, 0.9])
+        residual = torch.tensor([0.0, 0.44, 0.45, 0.475, 0.4999, 0.5, 0.9]).reshape(1, 1, 1, 7)
         expected = torch.tensor([0, 0, 0, 0.5, 0.998, 1, 1])
-        torch.testing.assert_close(model.hole_of(residual), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.hole_of(residual).flatten(), expected, rtol=0, atol=1e-5)
         model.mask_edge = 0.0
-        assert model.hole_of(residual).tolist() == [0, 0, 0, 0, 0, 1, 1]
+        assert model.hole_of(residual).flatten().tolist() == [0, 0, 0, 0, 0, 1, 1]
+
+    def test_any_of_several_residuals_hides_and_their_mean_scores(self) -> None:
+        both = ["ssim", "l2"]
+        model = I3ADModel(width=4, mask_residual=both, score_residual=both, mask_threshold=[0.5, 0.02], mask_edge=0)
+        residuals = torch.tensor([[0.6, 0.01], [0.4, 0.03], [0.4, 0.01], [0.6, 0.03]]).T.reshape(1, 2, 1, 4)
+        assert model.hole_of(residuals).flatten().tolist() == [1, 1, 0, 1]
+        expected = torch.tensor([(1.2 + 0.5) / 2, (0.8 + 1.5) / 2, (0.8 + 0.5) / 2, (1.2 + 1.5) / 2])
+        torch.testing.assert_close(model.map_of(residuals).flatten(), expected)
 
     def test_rounding_at_the_threshold_moves_little(self, model: I3ADModel) -> None:
         """A pixel whose residual is u in one runtime and a rounding error below it in another."""
         image = make_images(1, 64, 64)
-        residual = model.mask_residual(image, model.first_inpainting(image))
+        residual = model.residuals[0](image, model.first_inpainting(image))
         model.mask_threshold.fill_(residual.flatten().sort().values[-400])
         model.max_iterations, maps = 1, {}
         for model.mask_edge in (0.0, 0.1):
@@ -228,7 +236,7 @@ class TestIteration:
         maps = []
         for model.max_iterations in range(3):
             inpainting = model.iterate(image).inpainting
-            maps.append(model.score_residual(image, inpainting))
+            maps.append(model.residuals[-1](image, inpainting))
         result = model.iterate(image)
         assert result.passes.item() == 2
         torch.testing.assert_close(result.anomaly_map, torch.stack(maps).mean(dim=0), rtol=0, atol=1e-6)
@@ -253,7 +261,7 @@ class TestIteration:
         model.min_shrink, model.max_iterations = 0.0, 6
         image = make_images(6, 64, 64)
         image[0] = model.first_inpainting(image[:1])[0].clamp(0, 1)
-        residual = model.mask_residual(image, model.first_inpainting(image))
+        residual = model.residuals[0](image, model.first_inpainting(image))
         model.mask_threshold.fill_(residual.flatten(1).amax(dim=1).sort().values[2])
         together = model.iterate(image)
         alone = [model.iterate(single) for single in image.split(1)]
@@ -294,6 +302,9 @@ class TestBadArguments:
             ({"score_residual": "x"}, "residual 'x'"),
             ({"image_score": "sum"}, "image_score 'sum' must be one of 'mean', 'max', 'top_k'"),
             ({"max_iterations": -1}, "max_iterations -1"),
+            ({"mask_residual": ["ssim", "l2"], "mask_threshold": 0.1}, "2 are wanted, for ssim, l2"),
+            ({"mask_residual": "features", "backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
+            ({"mask_residual": "features", "layers": ["blocks.1", "x"]}, "has the layers blocks.0, blocks.1"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The ``anomalib-i3ad`` command: anomalib's own with this plugin loaded, and two that need no torch."""
+"""The ``anomalib-i3ad`` command: anomalib's own with this plugin loaded, and commands of our own."""
 
 import sys
 from importlib import import_module
@@ -6,9 +6,16 @@ from importlib.util import find_spec
 
 from . import register
 
-EDGE_COMMANDS = """\
-anomalib-i3ad inspect   run an exported model on images, at the line
-anomalib-i3ad convert   bring an exported model into another form: image input, unrolled, fixed size, FP16, model server
+#: Modules with a ``main`` that takes the arguments; those for the edge need neither torch nor anomalib.
+EDGE = {"inspect": "deploy.inspect", "convert": "deploy.convert"}
+COMMANDS = EDGE | {"benchmark": "comparison.benchmark", "report": "comparison.report"}
+EDGE_HELP = """\
+anomalib-i3ad inspect    run an exported model on images, at the line
+anomalib-i3ad convert    bring an exported model into another form: image input, unrolled, fixed size, FP16, model server
+"""
+HELP = f"""\
+{EDGE_HELP}anomalib-i3ad benchmark  train and test many models, one row each; a second start goes on where the first stopped
+anomalib-i3ad report     one HTML file: how a trained model does on its test images, and why
 """
 
 
@@ -16,14 +23,15 @@ def main() -> None:
     """Run the command line."""
     arguments = sys.argv[1:]
     command = arguments[0] if arguments else ""
-    if command in {"inspect", "convert"}:
-        module = import_module(f"anomalib_i3ad.deploy.{command}")
+    if command not in EDGE:
+        if find_spec("anomalib") is None:
+            sys.exit(f"anomalib is not installed here; what works without it:\n{EDGE_HELP}")
+        register()
+    if command in COMMANDS:
+        module = import_module(f"{__package__}.{COMMANDS[command]}")
         sys.exit(module.main(arguments[1:]))
-    if find_spec("anomalib") is None:
-        sys.exit(f"anomalib is not installed here; what works without it:\n{EDGE_COMMANDS}")
     if command in {"-h", "--help"}:
-        print(EDGE_COMMANDS)  # noqa: T201
+        print(HELP)  # noqa: T201
     from anomalib.cli.cli import main as anomalib  # noqa: PLC0415
 
-    register()
     anomalib()

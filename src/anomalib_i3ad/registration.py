@@ -5,8 +5,6 @@ from types import ModuleType
 
 import anomalib.data
 import anomalib.models
-import pandas as pd
-from anomalib.pipelines.benchmark.job import BenchmarkJob
 from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY
 
 
@@ -16,11 +14,9 @@ def _add(registry: ModuleType, classes: Sequence[type]) -> None:
 
 
 def register_models(*classes: type) -> None:
-    """Let ``get_model`` and ``anomalib benchmark`` take models by name or class path."""
+    """Let ``get_model`` take models by name or class path."""
     anomalib.models.ALLOWED_MODULES |= {__package__, f"{__package__}.models"}
     _add(anomalib.models, classes)
-    # anomalib 2.7 fails, and loses every result, where the models compared have different init_args
-    setattr(BenchmarkJob, "collect", staticmethod(pd.DataFrame))  # noqa: B010
 
 
 def register_data(*classes: type) -> None:

@@ -89,7 +89,7 @@ def describe(
             versions[package] = version(package)
     processor: Any = module.post_processor
     network_size: Any = module.image_size
-    buffers = {name: value for name, value in module.model.named_buffers() if value.ndim == 0}
+    own: Any = module.model.named_buffers(recurse=False)
     graph = ov.Core().read_model(path)
     return {
         "model": type(module).__name__,
@@ -103,7 +103,7 @@ def describe(
         "thresholds": {
             "image": _number(processor.image_threshold),
             "pixel": _number(processor.pixel_threshold),
-            **{name: _number(value) for name, value in buffers.items() if value.is_floating_point()},
+            **{name: value.tolist() for name, value in own if name.endswith("threshold")},
         },
         "calibration": {
             name: getattr(processor, name) for name in ("image_quantile", "pixel_quantile") if hasattr(processor, name)

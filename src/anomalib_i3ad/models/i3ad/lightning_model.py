@@ -5,6 +5,7 @@ Detection, 2020, https://openreview.net/forum?id=b4ach0lGuYO. Which source each 
 is in the model card beside this file.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import optim
 
+from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
@@ -25,7 +27,7 @@ from anomalib_i3ad.post_processing import quantile
 from .discriminator import Discriminator
 from .generator import composite
 from .loss import adversarial_loss, discriminator_loss, reconstruction_loss
-from .torch_model import I3ADModel
+from .torch_model import BACKBONE, LAYERS, I3ADModel
 
 
 class I3AD(ReconstructionMixin, AnomalibModule):
@@ -48,9 +50,14 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of the training holes.
         initial_grid: Lattice size of the first pass, even and dividing the image; several are averaged.
-        mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
-        score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        mask_threshold: Residual u from which a pixel is hidden again; ``None`` calibrates it.
+        mask_residual: What decides which pixels are hidden again: ``ssim``, ``l2`` or ``features``, or several, any
+            of which may hide a pixel.
+        score_residual: What becomes the anomaly map; of several the mean, each in units of its u.
+        mask_threshold: Residual u from which a pixel is hidden again, for several residuals a list; ``None``
+            calibrates it.
+        backbone: Network of timm that ``features`` come from.
+        layers: Its layers.
+        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features`` or timm's hub.
         mask_edge: Pixels whose residual is less than this share of u below it are hidden partly; 0 hides a
             pixel or does not, as the paper.
         mask_quantile: u is this quantile of the first residual on normal validation images.
@@ -82,9 +89,12 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         max_train_steps: int | None = 20_000,
         seed: int = 0,
         initial_grid: int | list[int] = 4,
-        mask_residual: str = "ssim",
-        score_residual: str = "ssim",
-        mask_threshold: float | None = None,
+        mask_residual: str | list[str] = "ssim",
+        score_residual: str | list[str] = "ssim",
+        mask_threshold: float | list[float] | None = None,
+        backbone: str = BACKBONE,
+        layers: Sequence[str] = LAYERS,
+        backbone_weights: str | None = None,
         mask_edge: float = 0.1,
         mask_quantile: float = 0.97,
         max_iterations: int = 4,
@@ -106,6 +116,9 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             mask_residual=mask_residual,
             score_residual=score_residual,
             mask_threshold=mask_threshold,
+            backbone=backbone,
+            layers=layers,
+            backbone_weights=backbone_weights,
             mask_edge=mask_edge,
             max_iterations=max_iterations,
             min_shrink=min_shrink,
@@ -123,6 +136,13 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         self.betas = betas
         self.calibrates_mask = mask_threshold is None
         self.mask_quantile = mask_quantile
+
+    def on_fit_start(self) -> None:
+        """Load the weights of the network that features come from, if there is one and no checkpoint brought them."""
+        super().on_fit_start()
+        for module in self.model.modules():
+            if isinstance(module, FrozenFeatures):
+                module.load_pretrained()
 
     def configure_optimizers(self) -> list[optim.Optimizer]:
         """One Adam each for the generator and the discriminator."""
@@ -164,14 +184,16 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         """
         if not (self.calibrates_mask and self.trainer.state.fn == "fit"):
             return
-        residuals = []
+        found = []
         for batch in self.trainer.val_dataloaders or ():
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image
                 with torch.autocast(self.device.type, enabled=False):
-                    residuals.append(self.model.mask_residual(image, self.model.first_inpainting(image)).cpu())
-        self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))
+                    found.append(self.model.first_residuals(image).cpu())
+        for index in range(len(self.model.residuals)):
+            u = quantile([residuals[:, index] for residuals in found], self.mask_quantile, self.trainer)
+            self.model.mask_threshold[index] = u
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export to a ``.pt`` file; as anomalib's, without the discriminator, which is for training only."""

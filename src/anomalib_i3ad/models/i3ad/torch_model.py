@@ -1,20 +1,27 @@
 """I3AD's iterative inference (Nakanishi, Suzuki and Matsuo, 2020, section 2)."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
+from torch import nn
 
 from anomalib_i3ad.components.arguments import check_choice, check_sides
+from anomalib_i3ad.components.features import FrozenFeatures
+from anomalib_i3ad.components.film import Frame
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import State, repeat_active
 from anomalib_i3ad.components.masks import lattice_holes
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import Residual, build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
 from anomalib_i3ad.components.stitching import draw_hidden
 
 from .generator import Generator
 
+#: Network and layers that the residual ``features`` looks at.
+BACKBONE, LAYERS = "tf_efficientnet_lite0", ("blocks.1", "blocks.2")
 #: Least width of the ramp below u, far below rounding: a hard edge.
 SHARP = 1e-7
 
@@ -39,10 +46,13 @@ class I3ADModel(ImageModel):
         width: Channels of the generator's first layer.
         stages: 1, or 2 with contextual attention.
         initial_grid: Lattice size of the first pass, or several that are averaged.
-        mask_residual: Residual that decides what is hidden next.
-        score_residual: Residual that becomes the anomaly map.
+        mask_residual: Residual that decides what is hidden next: ``ssim``, ``l2`` or ``features``; of several, any.
+        score_residual: Residual that becomes the anomaly map; of several the mean, each in units of its u.
         mask_threshold: u, the mask residual from which a pixel is hidden; ``None`` leaves it to be
-            calibrated.
+            calibrated. A number for each of :attr:`residuals`, if they are several.
+        backbone: Network of timm that ``features`` come from.
+        layers: Its layers.
+        backbone_weights: File of its weights.
         mask_edge: Pixels whose residual is less than this share of u below it are hidden partly; 0 hides a
             pixel or does not, as the paper.
         max_iterations: Most inpaintings after the lattice pass.
@@ -60,9 +70,12 @@ class I3ADModel(ImageModel):
         width: int = 24,
         stages: int = 1,
         initial_grid: int | list[int] = 4,
-        mask_residual: str = "ssim",
-        score_residual: str = "ssim",
-        mask_threshold: float | None = None,
+        mask_residual: str | Sequence[str] = "ssim",
+        score_residual: str | Sequence[str] = "ssim",
+        mask_threshold: float | Sequence[float] | None = None,
+        backbone: str = BACKBONE,
+        layers: Sequence[str] = LAYERS,
+        backbone_weights: str | None = None,
         mask_edge: float = 0.1,
         max_iterations: int = 4,
         min_shrink: float = 0.05,
@@ -77,8 +90,12 @@ class I3ADModel(ImageModel):
         check_choice("reinpaint", reinpaint, ("original", "previous"))
         check_choice("anomaly_map", anomaly_map, ("last", "mean"))
         self.generator = Generator(width, stages)
-        self.mask_residual = build_residual(mask_residual)
-        self.score_residual = self.mask_residual if score_residual == mask_residual else build_residual(score_residual)
+        of_mask, of_score = ([of] if isinstance(of, str) else list(of) for of in (mask_residual, score_residual))
+        names = list(dict.fromkeys([*of_mask, *of_score]))
+        features = partial(FrozenFeatures, backbone, layers, backbone_weights)
+        #: Every residual that masks or scores.
+        self.residuals = nn.ModuleList([build_residual(name, features) for name in names])
+        self._of_mask, self._of_score = ([names.index(name) for name in of] for of in (of_mask, of_score))
         self.initial_grid = [initial_grid] if isinstance(initial_grid, int) else list(initial_grid)
         self.max_iterations = max_iterations
         self.mask_edge = mask_edge
@@ -86,8 +103,14 @@ class I3ADModel(ImageModel):
         self.reinpaint = reinpaint
         self.anomaly_map = anomaly_map
         self.image_score = ImageScore(image_score)
+        thresholds = [float("nan")] * len(names) if mask_threshold is None else mask_threshold
+        thresholds = [thresholds] if isinstance(thresholds, (int, float)) else list(thresholds)
+        if len(thresholds) != len(names):
+            msg = f"mask_threshold {mask_threshold}: {len(names)} are wanted, for {', '.join(names)}"
+            raise ValueError(msg)
+        #: u of each residual.
         self.mask_threshold: torch.Tensor
-        self.register_buffer("mask_threshold", torch.tensor(float("nan") if mask_threshold is None else mask_threshold))
+        self.register_buffer("mask_threshold", torch.tensor(thresholds, dtype=torch.float32))
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and lattices must fit."""
@@ -110,47 +133,73 @@ class I3ADModel(ImageModel):
         holes = self.lattices(*image.shape[-2:]).to(image)
         return draw_hidden(image, holes, lambda images, hole: self.generator(images, hole)[-1]).mean(dim=1)
 
-    def hole_of(self, residual: torch.Tensor) -> torch.Tensor:
-        """Hole ``(N, 1, H, W)`` in [0, 1] from a mask residual: 1 from u on, and a ramp just below it.
+    def first_residuals(self, image: torch.Tensor) -> torch.Tensor:
+        """Residuals ``(N, len(residuals), H, W)`` of the lattice pass over images ``(N, 3, H, W)`` in [0, 1]."""
+        inpainting = self.first_inpainting(image)
+        return torch.cat([residual(image, inpainting) for residual in self.residuals], dim=1)
+
+    def hole_of(self, residuals: torch.Tensor) -> torch.Tensor:
+        """Hole ``(N, 1, H, W)`` in [0, 1] from residuals: 1 where one that masks reaches its u, and a ramp just below.
 
         Without the ramp, rounding decides whether a pixel at u is hidden, and two runtimes disagree on it.
         """
-        ramp = (self.mask_edge * self.mask_threshold).clamp(min=SHARP)
-        return (1 + (residual - self.mask_threshold) / ramp).clamp(0, 1)
+        u = self.mask_threshold[self._of_mask, None, None]
+        ramps = 1 + (residuals[:, self._of_mask] - u) / (self.mask_edge * u).clamp(min=SHARP)
+        return ramps.amax(dim=1, keepdim=True).clamp(0, 1)
 
-    def iterate(self, image: torch.Tensor) -> Iteration:
+    def map_of(self, residuals: torch.Tensor) -> torch.Tensor:
+        """Anomaly map ``(N, 1, H, W)`` from residuals: the one that scores, or the mean of several in units of u."""
+        scoring = residuals[:, self._of_score]
+        if len(self._of_score) > 1:
+            scoring = scoring / self.mask_threshold[self._of_score, None, None].clamp(min=SHARP)
+        return scoring.mean(dim=1, keepdim=True)
+
+    def film(self, image: torch.Tensor) -> list[Frame]:
+        """Every pass of the iteration over one image ``(1, 3, H, W)`` in [0, 1]."""
+        frames: list[Frame] = []
+        self.iterate(image, frames)
+        return frames
+
+    def iterate(self, image: torch.Tensor, frames: list[Frame] | None = None) -> Iteration:
         """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
+            frames: Filled with every pass; for one image alone.
         """
-        of_mask, of_score = self.mask_residual, self.score_residual
-        shared = of_score is of_mask
-        for_mask = of_mask.prepare(image)
-        for_score = () if shared else of_score.prepare(image)
+        prepared = [residual.prepare(image) for residual in self.residuals]
 
-        def residuals(constants: State, inpainting: torch.Tensor) -> State:
-            """Mask and score residual; ``constants`` are what was prepared for the two."""
-            mask_residual = of_mask.compare(constants[: len(for_mask)], inpainting)
-            return mask_residual, mask_residual if shared else of_score.compare(constants[len(for_mask) :], inpainting)
+        def residuals(constants: Sequence[torch.Tensor], inpainting: torch.Tensor) -> torch.Tensor:
+            """All residuals side by side; ``constants`` are what was prepared for each in turn."""
+            maps, rest = [], list(constants)
+            for residual, own in zip(self.residuals, prepared, strict=True):
+                assert isinstance(residual, Residual)  # mypy
+                maps.append(residual.compare(tuple(rest[: len(own)]), inpainting))
+                rest = rest[len(own) :]
+            return torch.cat(maps, dim=1)
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
-            image, *prepared = constants
+            image, *for_residuals = constants
             inpainting, anomaly_map, hole = state
             inpainting = self.generator.inpaint(image if self.reinpaint == "original" else inpainting, hole)
-            mask_residual, residual = residuals(tuple(prepared), inpainting)
-            next_hole = self.hole_of(mask_residual)
+            found = residuals(for_residuals, inpainting)
+            now, next_hole = self.map_of(found), self.hole_of(found)
+            if frames is not None:
+                frames.append(Frame(hole, inpainting, now))
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            return (inpainting, anomaly_map + residual if mean else residual, next_hole), goes_on
+            return (inpainting, anomaly_map + now if mean else now, next_hole), goes_on
 
         mean = self.anomaly_map == "mean"
+        constants = tuple(value for own in prepared for value in own)
         inpainting = self.first_inpainting(image)
-        mask_residual, residual = residuals((*for_mask, *for_score), inpainting)
-        hole = self.hole_of(mask_residual)
+        found = residuals(constants, inpainting)
+        anomaly_map, hole = self.map_of(found), self.hole_of(found)
+        if frames is not None:
+            frames.append(Frame(self.lattices(*image.shape[-2:])[0, :1].to(image), inpainting, anomaly_map))
         active = hole.mean(dim=(1, 2, 3)) > 0
         (inpainting, anomaly_map, hole), passes = repeat_active(
-            inpaint_again, (image, *for_mask, *for_score), (inpainting, residual, hole), active, self.max_iterations
+            inpaint_again, (image, *constants), (inpainting, anomaly_map, hole), active, self.max_iterations
         )
         if mean:
             anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
@@ -162,7 +211,7 @@ class I3ADModel(ImageModel):
 
     def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
         """See :meth:`ImageModel.explain`."""
-        if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold):
+        if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold).any():
             msg = "mask_threshold is not calibrated: fit the model, load a fitted checkpoint, or pass a number"
             raise ValueError(msg)
         result = self.iterate(image)

@@ -1,0 +1,78 @@
+"""``anomalib-i3ad benchmark``: train and test many models; a row is written as each job ends.
+
+The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips what is
+done and repeats what failed.
+"""
+
+import logging
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+
+from .jobs import jobs_of, key_of, run_job, title_of
+
+logger = logging.getLogger(__name__)
+SHOWN = ["model", "category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1", "false_alarms", "milliseconds"]
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Rows of earlier runs; none if there is no such file."""
+    return pd.read_csv(path, dtype={"commit": str}) if path.exists() else pd.DataFrame(columns=["key"])
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
+    rows = pd.concat([read_rows(path), pd.DataFrame([row])], ignore_index=True)
+    aside = path.with_suffix(".new")
+    rows.to_csv(aside, index=False)
+    aside.replace(path)
+
+
+def run(config: Path, out: Path, console: Console) -> int:
+    """Run the jobs of a configuration that ``out/results.csv`` does not hold yet.
+
+    Returns:
+        0, or 1 if a job failed; the others are run nevertheless.
+    """
+    jobs = jobs_of(yaml.safe_load(config.read_text(encoding="utf-8")))
+    results = out / "results.csv"
+    out.mkdir(parents=True, exist_ok=True)
+    done = set(read_rows(results)["key"])
+    failed = []
+    for number, job in enumerate(jobs, start=1):
+        key, title = key_of(job), f"{number}/{len(jobs)} {title_of(job)}"
+        if key in done:
+            console.print(f"{title}: done before")
+            continue
+        console.rule(title)
+        try:
+            row = run_job(job, out / key)
+        except Exception as error:
+            logger.exception("%s failed", title)
+            failed.append(f"{title}: {type(error).__name__}: {error}")
+            continue
+        add_row(results, row)
+        console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
+    rows = read_rows(results)
+    if len(rows):
+        console.print(rows[SHOWN].to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
+    console.print(f"{results}: {len(rows)} rows")
+    for line in failed:
+        console.print(f"failed: {line}", style="red", markup=False)
+    return 1 if failed else 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = ArgumentParser("anomalib-i3ad benchmark", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--config", type=Path, required=True, help="models, data and seeds; see configs/benchmark")
+    parser.add_argument("--out", type=Path, help="folder for results.csv and checkpoints; runs/benchmark/NAME")
+    parsed = parser.parse_args(arguments)
+    try:
+        return run(parsed.config, parsed.out or Path("runs/benchmark") / parsed.config.stem, Console())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        parser.exit(2, f"anomalib-i3ad benchmark: {parsed.config}: {error}\n")

@@ -1,0 +1,119 @@
+"""One job of a benchmark: a model, a category and a seed."""
+
+import hashlib
+import itertools
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import get_datamodule
+from anomalib.engine import Engine
+from anomalib.models import get_model
+from lightning import seed_everything
+
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+
+from .accuracy import measure_accuracy, predict
+from .cost import measure_cost
+
+TIMED_IMAGES = 12
+KEYS = {"seed", "model", "data", "trainer"}
+
+
+def expand(config: Any) -> Iterator[Any]:
+    """Every choice of the ``grid:`` lists in a configuration."""
+    if isinstance(config, dict) and set(config) == {"grid"}:
+        for choice in config["grid"]:
+            yield from expand(choice)
+    elif isinstance(config, dict):
+        for values in itertools.product(*map(list, map(expand, config.values()))):
+            yield dict(zip(config, values, strict=True))
+    else:
+        yield config
+
+
+def jobs_of(config: Any) -> list[dict[str, Any]]:
+    """Jobs of a benchmark's configuration, in anomalib's form; the jobs of one data set follow each other.
+
+    Raises:
+        ValueError: If something is missing or unknown; it says what.
+    """
+    section = config.get("benchmark") if isinstance(config, dict) else None
+    if not isinstance(section, dict) or not {"model", "data"} <= set(section) <= KEYS:
+        msg = f"benchmark: wants model and data, and may have seed and trainer; it has {section}"
+        raise ValueError(msg)
+    accelerator = {"accelerator": config.get("accelerator", "auto")}
+    jobs = [
+        {"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(section)
+    ]
+    for job in jobs:
+        for part in ("model", "data"):
+            if not isinstance(job[part], dict) or "class_path" not in job[part]:
+                msg = f"{part}: {job[part]} has no class_path"
+                raise ValueError(msg)
+    return sorted(jobs, key=lambda job: json.dumps(job["data"], sort_keys=True))
+
+
+def key_of(job: dict[str, Any]) -> str:
+    """Name of a job's folder: the same configuration, the same key."""
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{title_of(job).replace(' ', '-')}-{digest}"
+
+
+def title_of(job: dict[str, Any]) -> str:
+    """Model, category and seed."""
+    name = job["model"]["class_path"].rsplit(".", 1)[-1]
+    return f"{name} {category_of(job)} {job['seed']}"
+
+
+def category_of(job: dict[str, Any]) -> str:
+    """Category of a job's images, or the name of their data set."""
+    return str(job["data"].get("init_args", {}).get("category", job["data"]["class_path"].rsplit(".", 1)[-1]))
+
+
+def commit() -> str:
+    """Commit of the checkout this package runs from, with ``+`` if it was changed; empty if it is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip()
+
+
+def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train, test, export and time one model; its checkpoint stays in ``folder``.
+
+    Thresholds of every model come from normal validation images alone, since anomalib's own need defects.
+
+    Returns:
+        A row: what was run, its figures, and with which versions.
+    """
+    seed_everything(job["seed"], workers=True)
+    model = get_model(job["model"])
+    model.post_processor, model.visualizer, model.evaluator = QuantilePostProcessor(), None, None
+    datamodule = get_datamodule(job["data"])
+    engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
+    start = time.perf_counter()
+    engine.fit(model, datamodule=datamodule)
+    fitted = time.perf_counter()
+    predictions = predict(engine, model, datamodule)
+    accuracy = measure_accuracy(predictions)
+    paths = [Path(path) for batch in predictions for path in batch.image_path]
+    cost = measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
+    return {
+        "key": key_of(job),
+        "model": job["model"]["class_path"].rsplit(".", 1)[-1],
+        "category": category_of(job),
+        "seed": job["seed"],
+        **accuracy._asdict(),
+        **cost._asdict(),
+        "fit_seconds": round(fitted - start, 1),
+        "model_args": json.dumps(job["model"].get("init_args", {}), sort_keys=True),
+        "trainer": json.dumps(job["trainer"], sort_keys=True),
+        "date": datetime.now(tz=timezone.utc).date().isoformat(),
+        "commit": commit(),
+        **{name: version(name) for name in ("torch", "anomalib", "openvino")},
+    }

@@ -1,0 +1,145 @@
+"""``anomalib-i3ad report``: one HTML file that shows how a trained model does on its test images, and why."""
+
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anomalib.models
+import pandas as pd
+import torch
+from anomalib.data import ImageBatch
+from anomalib.engine import Engine
+from anomalib.models import AnomalibModule, list_models
+from anomalib.visualization import visualize_image_item
+from PIL import Image
+
+from anomalib_i3ad.data import MVTec
+from anomalib_i3ad.visualization import plots
+from anomalib_i3ad.visualization.film_strip import film_item
+
+from .accuracy import measure_accuracy, predict
+from .page import Page
+from .passes import Passes, measure_passes
+
+STRIPS = 4
+LIMIT = 0.5  # of normalised scores
+
+
+def picture_of(model: AnomalibModule, batch: ImageBatch, index: int) -> Image.Image | None:
+    """Film strip of an image, or anomalib's own picture for models that do not iterate."""
+    if hasattr(model.model, "film"):
+        return film_item(model, batch, index)
+    overlays = [("image", ["anomaly_map"]), ("image", ["pred_mask"])]
+    return visualize_image_item(batch[index], fields=["image", "gt_mask"], overlay_fields=overlays)
+
+
+def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[tuple[ImageBatch, int]]]]:
+    """The images that tell most, by heading: errors first."""
+    every = [(batch, index) for batch in predictions for index in range(len(batch.image_path))]
+
+    def score(item: tuple[ImageBatch, int]) -> float:
+        return float(item[0].pred_score[item[1]])
+
+    defective = sorted((item for item in every if item[0].gt_label[item[1]]), key=score)
+    good = sorted((item for item in every if not item[0].gt_label[item[1]]), key=score)
+    missed = [item for item in defective if score(item) <= LIMIT]
+    alarms = [item for item in good if score(item) > LIMIT]
+    yield "Missed defects, the worst first", missed[:STRIPS]
+    yield "False alarms, the worst first", alarms[::-1][:STRIPS]
+    found = defective[len(missed) :]
+    yield "Found defects, from the closest call to the clearest", found[:: max(1, len(found) // STRIPS)][:STRIPS]
+    accepted = good[: len(good) - len(alarms)]
+    yield "Good images, the closest call first", accepted[::-1][:STRIPS]
+
+
+def add_passes(page: Page, passes: Passes) -> None:
+    """Add what each pass buys."""
+    page.heading("The iteration")
+    label = passes.label
+    curves = {"image": passes.image_auroc, "pixel": passes.pixel_auroc}
+    page.plots([plots.by_pass(curves), plots.passes_used(passes.used, label)])
+    last = len(passes.image_auroc) - 1
+    for text, names in (
+        ("found by the iteration and not by the first pass alone", passes.rescued(0, last)),
+        ("found by the first pass alone and not by the iteration", passes.rescued(last, 0)),
+    ):
+        page.paragraph(f"{len(names)} defective images {text}, if 5 % of good ones are rejected: {', '.join(names)}")
+
+
+def write_report(
+    model: AnomalibModule, predictions: Sequence[ImageBatch], title: str, benchmark: Path | None, out: Path
+) -> None:
+    """Write the page.
+
+    Args:
+        model: Trained model.
+        predictions: Its scored test images, with labels and masks.
+        title: Heading.
+        benchmark: ``results.csv`` of ``anomalib-i3ad benchmark``, to set the model beside others; may be ``None``.
+        out: File to write.
+    """
+    versions = ", ".join(f"{name} {version(name)}" for name in ("anomalib-i3ad", "anomalib", "torch"))
+    page = Page(title, f"{datetime.now(tz=timezone.utc):%Y-%m-%d}, {versions}")
+    accuracy = measure_accuracy(predictions)
+    page.table(
+        [
+            {
+                "image AUROC": f"{accuracy.image_auroc:.3f}",
+                "pixel AUROC": f"{accuracy.pixel_auroc:.3f}",
+                "AU-PRO": f"{accuracy.au_pro:.3f}",
+                "image F1": f"{accuracy.image_f1:.3f}",
+                "defects found": f"{accuracy.found} of {accuracy.defective}",
+                "false alarms": f"{accuracy.false_alarms} of {accuracy.good}",
+            }
+        ]
+    )
+    page.paragraph("Scores above 0.5 are rejected; that limit comes from normal validation images alone.")
+    label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
+    score = torch.cat([batch.pred_score for batch in predictions]).float().numpy()
+    shown = [plots.score_histogram(score, label, LIMIT)]
+    page.plots([*shown, plots.roc(score, label, LIMIT), plots.precision_recall(score, label)])
+    if hasattr(model.model, "film"):
+        add_passes(page, measure_passes(model, predictions))
+    for heading, items in telling_images(predictions):
+        if items:
+            page.heading(heading)
+        for batch, index in items:
+            picture = picture_of(model, batch, index)
+            if picture is not None:
+                page.picture(picture, "/".join(Path(batch.image_path[index]).parts[-2:]))
+    if benchmark:
+        page.heading("Beside other models")
+        rows = pd.read_csv(benchmark).groupby(["model", "category"], as_index=False).mean(numeric_only=True)
+        names = (rows["model"] + " " + rows["category"]).tolist()
+        page.plots([plots.accuracy_against_latency(names, rows["milliseconds"].tolist(), rows["image_auroc"].tolist())])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page.render(), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    parser = ArgumentParser("anomalib-i3ad report", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--model", required=True, choices=sorted(list_models("pascal")), metavar="NAME")
+    parser.add_argument("--ckpt_path", type=Path, required=True)
+    parser.add_argument("--data.root", dest="root", type=Path, required=True, help="folder in MVTec AD layout")
+    parser.add_argument("--data.category", dest="category", required=True)
+    parser.add_argument("--benchmark", type=Path, help="results.csv, to set the model beside others")
+    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parsed = parser.parse_args(arguments)
+    try:
+        cls: Any = getattr(anomalib.models, parsed.model)
+        model = cls.load_from_checkpoint(parsed.ckpt_path, map_location="cpu", visualizer=False).eval()
+        datamodule = MVTec(parsed.root, parsed.category, eval_batch_size=8, num_workers=0)
+        with TemporaryDirectory() as folder:
+            engine = Engine(default_root_dir=folder, logger=False, devices=1)
+            predictions = predict(engine, model, datamodule)
+        title = f"{parsed.model} on {parsed.category}"
+        write_report(model.cpu(), predictions, title, parsed.benchmark, parsed.out)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"anomalib-i3ad report: {error}\n")
+    print(parsed.out)  # noqa: T201
+    return 0

@@ -1,0 +1,246 @@
+"""Benchmark, figures and report."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from anomalib.data import ImageBatch
+from anomalib.models import Padim
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from sklearn.metrics import f1_score, roc_auc_score
+
+from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad.comparison import benchmark, report
+from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
+from anomalib_i3ad.comparison.jobs import expand, jobs_of, key_of
+from anomalib_i3ad.comparison.page import Page
+from anomalib_i3ad.comparison.passes import Passes, measure_passes
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+from model_tester import make_engine
+
+
+@pytest.fixture(scope="module")
+def trained(texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[I3AD, Path, Textures]:
+    """I3AD after one epoch on the tiny fabric, its checkpoint, and its datamodule."""
+    torch.manual_seed(0)
+    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, learning_rate=1e-3, visualizer=False)
+    datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
+    engine = make_engine(default_root_dir=tmp_path_factory.mktemp("trained"), max_epochs=1)
+    engine.fit(model, datamodule=datamodule)
+    return model.eval(), Path(engine.best_model_path), datamodule
+
+
+class TestJobs:
+    CONFIG = {
+        "accelerator": "cpu",
+        "benchmark": {
+            "seed": {"grid": [0, 1]},
+            "model": {"grid": [{"class_path": "A", "init_args": {"initial_grid": {"grid": [2, 4]}}}, {"class_path": "B"}]},
+            "data": {"class_path": "MVTec", "init_args": {"category": {"grid": ["x", "y"]}}},
+        },
+    }
+
+    def test_every_combination_once_and_categories_together(self) -> None:
+        jobs = jobs_of(self.CONFIG)
+        assert len(jobs) == 2 * 3 * 2 == len({key_of(job) for job in jobs})
+        assert [job["data"]["init_args"]["category"] for job in jobs] == ["x"] * 6 + ["y"] * 6
+        assert all(job["trainer"] == {"accelerator": "cpu"} for job in jobs)
+
+    def test_an_argument_named_grid_is_an_argument(self) -> None:
+        assert list(expand({"initial_grid": [2, 4]})) == [{"initial_grid": [2, 4]}]
+
+    def test_a_key_depends_on_every_setting_and_on_nothing_else(self) -> None:
+        job = jobs_of(self.CONFIG)[0]
+        assert key_of(job) == key_of({**job})
+        assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
+
+    @pytest.mark.parametrize("config", [None, {}, {"benchmark": {"model": {}}}, {"benchmark": {"models": 1, "data": 2}}])
+    def test_names_what_is_missing(self, config: object) -> None:
+        with pytest.raises(ValueError, match="model and data"):
+            jobs_of(config)
+
+    def test_names_a_model_without_class_path(self) -> None:
+        with pytest.raises(ValueError, match="model: .* class_path"):
+            jobs_of({"benchmark": {"model": {"name": "I3AD"}, "data": {"class_path": "MVTec"}}})
+
+
+class TestBenchmark:
+    """The loop over jobs, with jobs that take no time."""
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Path:
+        path = tmp_path / "three.yaml"
+        path.write_text(yaml.safe_dump({"benchmark": {**TestJobs.CONFIG["benchmark"], "seed": 0}}))
+        return path
+
+    @staticmethod
+    def row(job: dict, folder: Path) -> dict:
+        return {
+            "key": key_of(job), "model": job["model"]["class_path"], "fit_seconds": 1, "commit": "0123456",
+            **dict.fromkeys(["category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1"], 0.5),
+            **dict.fromkeys(["false_alarms", "milliseconds"], 1),
+        }  # fmt: skip
+
+    def test_a_second_start_repeats_only_what_failed(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        ran: list[str] = []
+
+        def fails_on_b(job: dict, folder: Path) -> dict:
+            ran.append(job["model"]["class_path"])
+            if ran[-1] == "B":
+                msg = "no such [thing]"
+                raise RuntimeError(msg)
+            return self.row(job, folder)
+
+        monkeypatch.setattr(benchmark, "run_job", fails_on_b)
+        assert benchmark.run(config, tmp_path / "out", Console()) == 1
+        assert ran == ["A", "A", "B", "A", "A", "B"]
+        assert capsys.readouterr().out.count("RuntimeError: no such [thing]") == 2
+        ran.clear()
+        monkeypatch.setattr(benchmark, "run_job", lambda job, folder: ran.append("again") or self.row(job, folder))
+        assert benchmark.run(config, tmp_path / "out", Console()) == 0
+        assert ran == ["again"] * 2
+        rows = pd.read_csv(tmp_path / "out" / "results.csv", dtype={"commit": str})
+        assert rows["model"].tolist() == ["A"] * 4 + ["B"] * 2
+        assert rows["key"].is_unique
+        assert set(rows["commit"]) == {"0123456"}  # not the number 123456
+
+    def test_an_interruption_loses_no_row(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        count = iter(range(9))
+
+        def interrupted(job: dict, folder: Path) -> dict:
+            if next(count) == 3:
+                raise KeyboardInterrupt
+            return self.row(job, folder)
+
+        monkeypatch.setattr(benchmark, "run_job", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.run(config, tmp_path / "out", Console())
+        assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 3
+
+    def test_says_which_file_is_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(["--config", str(tmp_path / "absent.yaml")])
+        assert stopped.value.code == 2
+        assert "absent.yaml" in capsys.readouterr().err
+
+
+class TestAccuracy:
+    @staticmethod
+    def batch(score: torch.Tensor, label: torch.Tensor, rejected: torch.Tensor) -> ImageBatch:
+        maps = torch.rand(len(score), 1, 8, 8, generator=torch.Generator().manual_seed(1))
+        mask = (maps[:, 0] > 0.7) & label.bool()[:, None, None]
+        return ImageBatch(
+            image=torch.zeros(len(score), 3, 8, 8), pred_score=score, gt_label=label, pred_label=rejected,
+            anomaly_map=maps, gt_mask=mask,
+        )  # fmt: skip
+
+    def test_agrees_with_scikit_learn_over_uneven_batches(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        score, label = torch.rand(23, generator=generator), torch.randint(0, 2, (23,), generator=generator)
+        rejected = score > 0.6
+        parts = [self.batch(score[:7], label[:7], rejected[:7]), self.batch(score[7:], label[7:], rejected[7:])]
+        accuracy = measure_accuracy(parts)
+        assert accuracy.image_auroc == pytest.approx(roc_auc_score(label, score))
+        assert accuracy.image_f1 == pytest.approx(f1_score(label, rejected))
+        maps = torch.cat([part.anomaly_map for part in parts]).flatten()
+        mask = torch.cat([part.gt_mask for part in parts]).flatten()
+        assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(mask, maps), abs=1e-6)
+        assert accuracy.found == int((rejected & (label == 1)).sum())
+        assert accuracy.false_alarms == int((rejected & (label == 0)).sum())
+        assert accuracy.good + accuracy.defective == 23
+
+
+class TestPasses:
+    def test_the_last_pass_is_the_models_own_result(self, trained: tuple[I3AD, Path, Textures], tmp_path: Path) -> None:
+        model, _, datamodule = trained
+        predictions = predict(make_engine(default_root_dir=tmp_path), model, datamodule)
+        passes = measure_passes(model, predictions)
+        accuracy = measure_accuracy(predictions)
+        assert passes.image_auroc[-1] == pytest.approx(accuracy.image_auroc)
+        assert passes.pixel_auroc[-1] == pytest.approx(accuracy.pixel_auroc, abs=1e-4)
+        assert len(passes.image_auroc) == 1 + model.model.max_iterations
+        threshold = model.post_processor.image_threshold.item()
+        normalised = torch.cat([batch.pred_score for batch in predictions]).numpy()
+        np.testing.assert_allclose(passes.score[:, -1] / (passes.score[:, -1] + threshold), normalised, atol=1e-6)
+
+    def test_rescued_and_lost_by_hand(self) -> None:
+        good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 2))  # the limit: 0.95
+        defective = np.array([[0.5, 2.0], [2.0, 0.5], [2.0, 2.0], [0.5, 0.5]])
+        label = np.array([0] * 21 + [1] * 4)
+        names = [f"good/{i}" for i in range(21)] + ["won", "lost", "both", "neither"]
+        passes = Passes(np.zeros(25), label, names, np.concatenate([good, defective]), [0, 0], [0, 0])
+        assert passes.rescued(0, 1) == ["won"]
+        assert passes.rescued(1, 0) == ["lost"]
+
+
+class TestReport:
+    def test_page_holds_everything_and_escapes(self) -> None:
+        page = Page("A <b> & c", "about")
+        figure = Figure()
+        figure.subplots().plot([1, 2])
+        page.plots([figure])
+        page.table([{"x": 1, "y": "<i>"}])
+        page.picture(Image.new("RGBA", (4, 4)), "caption")
+        text = page.render()
+        assert "A &lt;b&gt; &amp; c" in text
+        assert "<td>&lt;i&gt;</td>" in text
+        assert text.count("data:image/") == 2
+        assert "http" not in text
+
+    def test_opens_in_a_browser(
+        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        _, checkpoint, datamodule = trained
+        out = tmp_path / "report.html"
+        named = ["--data.root", str(datamodule.root), "--data.category", "fabric", "--out", str(out)]
+        assert report.main(["--model", "I3AD", "--ckpt_path", str(checkpoint), *named]) == 0
+        text = out.read_text()
+        assert text.count("<img") >= 5 + 8  # plots, and four images of two kinds at least
+        assert "The iteration" in text
+        if chromium is None:
+            pytest.skip("the page was written, but there is no Chromium to open it in")
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        # the page tells in its title how many of its pictures a browser could draw
+        probe = "<script>addEventListener('load', () => { document.title = [...document.images]" + (
+            ".filter(i => i.naturalWidth > 100).length + ' of ' + document.images.length })</script>"
+        )
+        (tmp_path / "probe.html").write_text(text.replace("</head>", probe + "</head>"))
+        command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+        dom = subprocess.run(
+            [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+        count = text.count("<img")
+        assert f"<title>{count} of {count}</title>" in dom
+
+    def test_models_that_do_not_iterate(self, textures: Textures, tmp_path: Path) -> None:
+        model = Padim(pre_trained=False, visualizer=False)
+        model.post_processor = QuantilePostProcessor()
+        engine = make_engine(default_root_dir=tmp_path)
+        engine.fit(model, datamodule=textures)
+        predictions = predict(engine, model, textures)
+        rows = pd.DataFrame({"model": ["A", "A"], "category": "x", "milliseconds": [1, 3], "image_auroc": [0.5, 0.7]})
+        rows.to_csv(tmp_path / "results.csv")
+        report.write_report(model, predictions, "PaDiM", tmp_path / "results.csv", tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text()
+        assert "The iteration" not in text
+        assert "Beside other models" in text
+        assert text.count("<img") >= 3 + 1 + 4
+
+    def test_names_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        named = ["--data.root", str(tmp_path), "--data.category", "x", "--ckpt_path", str(tmp_path / "no.ckpt")]
+        with pytest.raises(SystemExit) as stopped:
+            report.main(["--model", "I3AD", *named])
+        assert stopped.value.code == 2
+        assert "no.ckpt" in capsys.readouterr().err
