@@ -6,7 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageItem
 from anomalib.visualization import Visualizer
 from PIL import Image
 
@@ -53,7 +53,7 @@ class TestStrip:
         image = torch.full((1, 3, 40, 40), 0.2)
         hole = torch.zeros(1, 1, 40, 40)
         hole[..., :20, :] = 1
-        frames = [Frame(hole, torch.full_like(image, 0.8), torch.full((1, 1, 40, 40), 0.3))] * 2
+        frames = [Frame(hole, torch.full_like(image, 0.8), torch.full((1, 1, 40, 40), 0.25))] * 2
         strip = draw_film_strip(image, frames, pixel_threshold=0.1, caption="x")
         assert strip.size == (GAP + 3 * (TILE + GAP), LINE + GAP + 3 * (TILE + LINE))
         np.testing.assert_allclose(tile_of(strip, 0, 0), 0.2, atol=0.003)
@@ -61,7 +61,7 @@ class TestStrip:
         np.testing.assert_allclose(hidden[:70], np.broadcast_to(HIDDEN, (70, TILE, 3)), atol=0.003)
         np.testing.assert_allclose(hidden[90:], 0.2, atol=0.003)
         np.testing.assert_allclose(tile_of(strip, 2, 1), 0.8, atol=0.003)
-        expected = mpl.colormaps["inferno"](0.3 / (0.3 + 0.1))[:3]
+        expected = mpl.colormaps["inferno"](0.25 / (0.25 + 0.1))[:3]
         np.testing.assert_allclose(tile_of(strip, 1, 2)[80, 80], expected, atol=0.003)
 
     def test_one_residual_has_one_colour_in_every_strip(self) -> None:
@@ -97,9 +97,9 @@ class TestStrip:
             assert strip.size[0] >= GAP + 2 * (TILE + GAP)
 
     def test_refuses_models_that_do_not_iterate(self) -> None:
-        batch = ImageBatch(image=torch.zeros(1, 3, 32, 32))
+        item = ImageItem(image=torch.zeros(3, 32, 32))
         with pytest.raises(TypeError, match="SsimAe does not iterate"):
-            film_item(SsimAe(latent_dim=4), batch, 0)
+            film_item(SsimAe(latent_dim=4), item)
 
 
 class TestPlots:

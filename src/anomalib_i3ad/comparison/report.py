@@ -11,7 +11,7 @@ from typing import Any
 import anomalib.models
 import pandas as pd
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, ImageItem
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, list_models
 from anomalib.visualization import visualize_image_item
@@ -29,30 +29,24 @@ STRIPS = 4
 LIMIT = 0.5  # of normalised scores
 
 
-def picture_of(model: AnomalibModule, batch: ImageBatch, index: int) -> Image.Image | None:
+def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image | None:
     """Film strip of an image, or anomalib's own picture for models that do not iterate."""
     if hasattr(model.model, "film"):
-        return film_item(model, batch, index)
+        return film_item(model, item)
     overlays = [("image", ["anomaly_map"]), ("image", ["pred_mask"])]
-    return visualize_image_item(batch[index], fields=["image", "gt_mask"], overlay_fields=overlays)
+    return visualize_image_item(item, fields=["image", "gt_mask"], overlay_fields=overlays)
 
 
-def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[tuple[ImageBatch, int]]]]:
+def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[ImageItem]]]:
     """The images that tell most, by heading: errors first."""
-    every = [(batch, index) for batch in predictions for index in range(len(batch.image_path))]
-
-    def score(item: tuple[ImageBatch, int]) -> float:
-        return float(item[0].pred_score[item[1]])
-
-    defective = sorted((item for item in every if item[0].gt_label[item[1]]), key=score)
-    good = sorted((item for item in every if not item[0].gt_label[item[1]]), key=score)
-    missed = [item for item in defective if score(item) <= LIMIT]
-    alarms = [item for item in good if score(item) > LIMIT]
+    every = sorted((item for batch in predictions for item in batch), key=lambda item: float(item.pred_score))
+    missed, found, accepted, alarms = (
+        [item for item in every if bool(item.gt_label) == defective and bool(item.pred_label) == rejected]
+        for defective, rejected in ((True, False), (True, True), (False, False), (False, True))
+    )
     yield "Missed defects, the worst first", missed[:STRIPS]
     yield "False alarms, the worst first", alarms[::-1][:STRIPS]
-    found = defective[len(missed) :]
     yield "Found defects, from the closest call to the clearest", found[:: max(1, len(found) // STRIPS)][:STRIPS]
-    accepted = good[: len(good) - len(alarms)]
     yield "Good images, the closest call first", accepted[::-1][:STRIPS]
 
 
@@ -107,10 +101,10 @@ def write_report(
     for heading, items in telling_images(predictions):
         if items:
             page.heading(heading)
-        for batch, index in items:
-            picture = picture_of(model, batch, index)
+        for item in items:
+            picture = picture_of(model, item)
             if picture is not None:
-                page.picture(picture, "/".join(Path(batch.image_path[index]).parts[-2:]))
+                page.picture(picture, "/".join(Path(item.image_path).parts[-2:]))
     if benchmark:
         page.heading("Beside other models")
         rows = pd.read_csv(benchmark).groupby(["model", "category"], as_index=False).mean(numeric_only=True)

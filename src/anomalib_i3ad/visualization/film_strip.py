@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 import matplotlib as mpl
 import numpy as np
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, ImageItem
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import Visualizer
 from lightning import Trainer
@@ -82,7 +82,7 @@ def draw_film_strip(
         shown = frame.residual / (frame.residual + pixel_threshold)
         columns.append(
             [
-                ("hidden, one part of four" if number == 0 else f"hidden, pass {number}", tile * (1 - hole) + HIDDEN * hole),
+                (f"hidden, pass {number}" if number else "hidden, one part of four", tile * (1 - hole) + HIDDEN * hole),
                 ("inpainted", _pixels(frame.inpainting)),
                 ("difference", coloured(shown)),
             ]
@@ -99,13 +99,12 @@ def draw_film_strip(
     return strip
 
 
-def film_item(model: Any, batch: ImageBatch, index: int) -> Image.Image:
-    """Film strip of one image of a scored batch.
+def film_item(model: Any, item: ImageItem) -> Image.Image:
+    """Film strip of a scored image.
 
     Args:
         model: Lightning model whose torch model is :class:`Filmed`.
-        batch: Batch that the model has scored, at its input size.
-        index: Which image.
+        item: Image at the model's input size, with its result.
 
     Raises:
         TypeError: If the model does not iterate.
@@ -113,15 +112,14 @@ def film_item(model: Any, batch: ImageBatch, index: int) -> Image.Image:
     if not hasattr(model.model, "film"):
         msg = f"{type(model).__name__} does not iterate: film strips are for I3AD"
         raise TypeError(msg)
-    item = batch[index]
     image = item.image.as_subclass(torch.Tensor)[None].float()
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         frames = cast("Filmed", model.model).film(image)
     verdict = "rejected" if item.pred_label else "accepted"
     caption = f"{Path(item.image_path or '').name}: {verdict}, score {float(item.pred_score):.3f} (limit 0.5)"
-    mask = None if item.gt_mask is None or not item.gt_mask.any() else item.gt_mask.as_subclass(torch.Tensor)
-    found = item.pred_mask.as_subclass(torch.Tensor)
-    return draw_film_strip(image, frames, float(model.post_processor.pixel_threshold), caption, found, mask)
+    true = None if item.gt_mask is None or not item.gt_mask.any() else item.gt_mask.as_subclass(torch.Tensor)
+    found = item.pred_mask.as_subclass(torch.Tensor).reshape(item.pred_mask.shape[-2:])
+    return draw_film_strip(image, frames, float(model.post_processor.pixel_threshold), caption, found, true)
 
 
 class FilmStripVisualizer(Visualizer):
@@ -144,14 +142,14 @@ class FilmStripVisualizer(Visualizer):
         del outputs, args, kwargs
         folder = self.output_dir or Path(trainer.default_root_dir) / "images"
         datamodule = getattr(trainer, "datamodule", None)
-        for index, path in enumerate(batch.image_path):
+        for item in batch:
             name = generate_output_filename(
-                input_path=path or "",
+                input_path=item.image_path or "",
                 output_path=folder,
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
-            film_item(pl_module, batch, index).save(Path(name).with_suffix(".png"))
+            film_item(pl_module, item).save(Path(name).with_suffix(".png"))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""
