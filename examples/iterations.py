@@ -2,9 +2,8 @@
 
     python examples/iterations.py I3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
 
-Prints a Markdown table: image and pixel AUROC if the iteration ended after so many passes, defective images that each pass
-found and lost when 5 % of the good ones are rejected, and how many passes good and defective images used.
-Metrics are computed at the model's input size.
+Prints a Markdown table: image and pixel AUROC if the iteration ended after so many passes, defective images that each
+pass found and lost when 5 % of the good ones are rejected, and how many passes good and defective images used. Metrics are computed at the model's input size.
 """
 
 from collections import Counter
@@ -28,4 +27,6 @@ for n, figures in enumerate(zip(passes.image_auroc, passes.pixel_auroc, strict=T
     changed = f"{len(passes.rescued(before, n))} | {len(passes.rescued(n, before))}"
     print(f"| {n} | " + " | ".join(f"{figure:.3f}" for figure in figures) + f" | {found} | {changed} |")
 for kind, name in enumerate(("good", "defective")):
-    print(f"\npasses used on {name} images: {dict(sorted(Counter(passes.used[passes.label == kind].tolist()).items()))}")
+    print(
+        f"\npasses used on {name} images: {dict(sorted(Counter(passes.used[passes.label == kind].tolist()).items()))}"
+    )

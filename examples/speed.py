@@ -1,6 +1,6 @@
 """What does an image cost? Our models and anomalib's, side by side in one run, with random weights.
 
-    python examples/speed.py                                            # everything, most of an hour on two cores
+    python examples/speed.py                                            # everything, ten minutes on two cores
     python examples/speed.py --models I3AD Padim --engines torch openvino int8
 
 Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at
@@ -226,14 +226,20 @@ def main() -> None:
     parser = ArgumentParser()
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--csv", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     peak = convolution_peak()
     print(f"convolution peak: {peak / 1e9:.1f} GMAC/s, torch threads: {torch.get_num_threads()}\n")
-    print("| model | engine | ms | images/s | MB on disk | MB of memory | GMAC | of the peak |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    lines = ["| model | engine | ms | images/s | MB on disk | MB of memory | GMAC | of the peak |"]
+    print(f"{lines[0]}\n|---|---|---|---|---|---|---|---|", flush=True)
     for name in arguments.models:
         with get_context("spawn").Pool(1) as pool:
-            print("\n".join(pool.apply(measure, (name, tuple(arguments.engines), peak))), flush=True)
+            rows = pool.apply(measure, (name, tuple(arguments.engines), peak))
+        print("\n".join(rows), flush=True)
+        lines += rows
+    if arguments.csv:
+        cells = (line.strip("| ").split(" | ") for line in lines)
+        arguments.csv.write_text("".join(",".join(of_line) + "\n" for of_line in cells), encoding="utf-8")
 
 
 if __name__ == "__main__":

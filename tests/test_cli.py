@@ -115,7 +115,7 @@ def test_python_m_is_the_same_command() -> None:
     assert "benchmark" in done.stdout
 
 
-MODEL_OF = {"demo": I3AD, "i3ad": I3AD, "ssim_ae": SsimAe, "riad": Riad, "ano_gan": AnoGan}
+MODEL_OF = {"demo": I3AD, "i3ad": I3AD, "i3ad_features": I3AD, "ssim_ae": SsimAe, "riad": Riad, "ano_gan": AnoGan}
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.name)

@@ -42,7 +42,9 @@ class TestJobs:
         "accelerator": "cpu",
         "benchmark": {
             "seed": {"grid": [0, 1]},
-            "model": {"grid": [{"class_path": "A", "init_args": {"initial_grid": {"grid": [2, 4]}}}, {"class_path": "B"}]},
+            "model": {
+                "grid": [{"class_path": "A", "init_args": {"initial_grid": {"grid": [2, 4]}}}, {"class_path": "B"}]
+            },
             "data": {"class_path": "MVTec", "init_args": {"category": {"grid": ["x", "y"]}}},
         },
     }
@@ -61,13 +63,15 @@ class TestJobs:
         assert key_of(job) == key_of({**job})
         assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
 
-    @pytest.mark.parametrize("config", [None, {}, {"benchmark": {"model": {}}}, {"benchmark": {"models": 1, "data": 2}}])
+    @pytest.mark.parametrize(
+        "config", [None, {}, {"benchmark": {"model": {}}}, {"benchmark": {"models": 1, "data": 2}}]
+    )
     def test_names_what_is_missing(self, config: object) -> None:
         with pytest.raises(ValueError, match="model and data"):
             jobs_of(config)
 
     def test_names_a_model_without_class_path(self) -> None:
-        with pytest.raises(ValueError, match="model: .* class_path"):
+        with pytest.raises(ValueError, match=r"model: .* class_path"):
             jobs_of({"benchmark": {"model": {"name": "I3AD"}, "data": {"class_path": "MVTec"}}})
 
 
@@ -81,7 +85,7 @@ class TestBenchmark:
         return path
 
     @staticmethod
-    def row(job: dict, folder: Path) -> dict:
+    def row(job: dict) -> dict:
         return {
             "key": key_of(job), "model": job["model"]["class_path"], "fit_seconds": 1, "commit": "0123456",
             **dict.fromkeys(["category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1"], 0.5),
@@ -98,14 +102,14 @@ class TestBenchmark:
             if ran[-1] == "B":
                 msg = "no such [thing]"
                 raise RuntimeError(msg)
-            return self.row(job, folder)
+            return self.row(job)
 
         monkeypatch.setattr(benchmark, "run_job", fails_on_b)
         assert benchmark.run(config, tmp_path / "out", Console()) == 1
         assert ran == ["A", "A", "B", "A", "A", "B"]
         assert capsys.readouterr().out.count("RuntimeError: no such [thing]") == 2
         ran.clear()
-        monkeypatch.setattr(benchmark, "run_job", lambda job, folder: ran.append("again") or self.row(job, folder))
+        monkeypatch.setattr(benchmark, "run_job", lambda job, folder: ran.append("again") or self.row(job))
         assert benchmark.run(config, tmp_path / "out", Console()) == 0
         assert ran == ["again"] * 2
         rows = pd.read_csv(tmp_path / "out" / "results.csv", dtype={"commit": str})
@@ -113,15 +117,13 @@ class TestBenchmark:
         assert rows["key"].is_unique
         assert set(rows["commit"]) == {"0123456"}  # not the number 123456
 
-    def test_an_interruption_loses_no_row(
-        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_an_interruption_loses_no_row(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         count = iter(range(9))
 
         def interrupted(job: dict, folder: Path) -> dict:
             if next(count) == 3:
                 raise KeyboardInterrupt
-            return self.row(job, folder)
+            return self.row(job)
 
         monkeypatch.setattr(benchmark, "run_job", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -213,7 +215,8 @@ class TestReport:
             pytest.skip("the page was written, but there is no Chromium to open it in")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         # the page tells in its title how many of its pictures a browser could draw
-        probe = "<script>addEventListener('load', () => { document.title = [...document.images]" + (
+        probe = (
+            "<script>addEventListener('load', () => { document.title = [...document.images]"
             ".filter(i => i.naturalWidth > 100).length + ' of ' + document.images.length })</script>"
         )
         (tmp_path / "probe.html").write_text(text.replace("</head>", probe + "</head>"))

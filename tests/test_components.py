@@ -8,18 +8,21 @@ import kornia
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 from skimage.filters import prewitt_h, prewitt_v
 from skimage.metrics import structural_similarity
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
+from anomalib_i3ad.components.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.components.gated_conv import GatedConv2d
 from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, lattice_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import FeatureResidual, build_residual
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import SSIM
 from anomalib_i3ad.components.stitching import draw_hidden
@@ -287,3 +290,52 @@ class TestAntialiasedResize:
         assert isinstance(small, tv_tensors.Image)
         assert torch.equal(small_mask, Resize([20, 30])(image, mask)[1])
         assert small_mask.dtype == torch.bool
+
+
+class TestFeatures:
+    @pytest.fixture(scope="class")
+    def features(self) -> FrozenFeatures:
+        features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1", "blocks.2"])
+        features.load_pretrained()
+        return features
+
+    def test_residual_is_timms_cosine_distance(self, features: FrozenFeatures) -> None:
+        image, other = torch.rand(2, 2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+        network = timm.create_model("tf_efficientnet_lite0").eval()
+        network.load_state_dict(packaged_weights("tf_efficientnet_lite0"))
+
+        def stages(x: torch.Tensor) -> list[torch.Tensor]:
+            x = network.blocks[0](network.bn1(network.conv_stem(2 * x - 1)))
+            first = network.blocks[1](x)
+            return [first, network.blocks[2](first)]
+
+        with torch.no_grad():
+            distances = [1 - F.cosine_similarity(a, b) for a, b in zip(stages(image), stages(other), strict=True)]
+            expected = [F.interpolate(d[:, None], (64, 48), mode="bilinear") for d in distances]
+            residual = FeatureResidual(features)(image, other)
+        torch.testing.assert_close(residual, torch.stack(expected).mean(dim=0), rtol=1e-4, atol=1e-5)
+
+    def test_exactly_zero_where_nothing_differs(self, features: FrozenFeatures) -> None:
+        image = torch.rand(1, 3, 64, 64)
+        assert (FeatureResidual(features)(image, image.clone()) == 0).all()
+
+    def test_a_batch_is_its_images(self, features: FrozenFeatures) -> None:
+        image, other = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        residual = FeatureResidual(features).train()  # normalisation layers must not notice
+        alone = torch.cat([residual(a, b) for a, b in zip(image.split(1), other.split(1), strict=True)])
+        torch.testing.assert_close(residual(image, other), alone, rtol=0, atol=1e-5)
+
+    def test_gradients_stay_out_of_it(self, features: FrozenFeatures) -> None:
+        assert not any(parameter.requires_grad for parameter in features.parameters())
+
+    def test_a_file_of_weights_is_enough(self, tmp_path: Path) -> None:
+        torch.save(packaged_weights("tf_efficientnet_lite0"), tmp_path / "lite0.pth")
+        features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "lite0.pth")
+        features.load_pretrained()
+        stem = packaged_weights("tf_efficientnet_lite0")["conv_stem.weight"]
+        assert torch.equal(features.network.feature_extractor.conv_stem.weight, stem)
+
+    def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
+        features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")
+        with pytest.raises(ValueError, match=r"backbone_weights.*pip install anomalib-i3ad\[features\]"):
+            features.load_pretrained()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad.components.features import packaged_weights
 from anomalib_i3ad.components.masks import lattice_holes
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator, composite
@@ -49,6 +50,44 @@ class TestTwoStages(ModelTester):
         "adversarial_weight": 0.0,
     }
     unfit = {"stages": 1}
+
+
+class TestFeatures(ModelTester):
+    """The shared tests, with a mask that looks at features, too, and a score of features alone."""
+
+    is_variant = True
+    model_class = I3AD
+    name = "i3ad"
+    tiny = {
+        **TINY,
+        "mask_residual": ["ssim", "features"],
+        "score_residual": "features",
+        "layers": ["blocks.1", "blocks.2"],
+        "anomaly_map": "mean",
+        "max_iterations": 2,
+        "adversarial_weight": 0.0,
+    }
+    unfit = {"score_residual": "ssim", "mask_residual": "ssim"}
+
+    def test_the_network_keeps_its_weights_and_needs_them_only_once(
+        self, fitted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def network_of(model: I3AD) -> dict[str, torch.Tensor]:
+            return model.model.residuals[1].features.state_dict()
+
+        expected = packaged_weights("tf_efficientnet_lite0")
+        for name, value in network_of(fitted[0]).items():
+            if name.startswith("network."):
+                torch.testing.assert_close(value, expected[name.removeprefix("network.feature_extractor.")])
+        monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
+        features = fitted[0].model.residuals[1].features
+        features.load_pretrained()
+
+    def test_each_residual_has_its_own_threshold(self, fitted) -> None:
+        ssim, features = fitted[0].model.mask_threshold.tolist()
+        assert 0 < ssim < 1
+        assert 0 < features < 2
+        assert ssim != features
 
 
 @pytest.fixture

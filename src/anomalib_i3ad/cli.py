@@ -11,10 +11,10 @@ EDGE = {"inspect": "deploy.inspect", "convert": "deploy.convert"}
 COMMANDS = EDGE | {"benchmark": "comparison.benchmark", "report": "comparison.report"}
 EDGE_HELP = """\
 anomalib-i3ad inspect    run an exported model on images, at the line
-anomalib-i3ad convert    bring an exported model into another form: image input, unrolled, fixed size, FP16, model server
+anomalib-i3ad convert    bring an exported model into another form: image input, unrolled, FP16, model server
 """
 HELP = f"""\
-{EDGE_HELP}anomalib-i3ad benchmark  train and test many models, one row each; a second start goes on where the first stopped
+{EDGE_HELP}anomalib-i3ad benchmark  train and test many models, one row each; a second start goes on
 anomalib-i3ad report     one HTML file: how a trained model does on its test images, and why
 """
 

@@ -1,7 +1,7 @@
 """How good a trained model is on its test images."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
@@ -28,7 +28,7 @@ class Accuracy(NamedTuple):
     good: int
 
 
-def predict(engine: Engine, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[ImageBatch]:
+def predict(engine: Engine, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
     """Score the test images of a datamodule; they keep their labels and masks."""
     datamodule.prepare_data()
     datamodule.setup("test")
@@ -43,5 +43,6 @@ def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
             metric.update(batch)
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
     rejected = torch.cat([batch.pred_label for batch in predictions]).bool()
-    counts = (rejected & label, label, rejected & ~label, ~label)
-    return Accuracy(*(metric.compute().item() for metric in metrics), *(int(count.sum()) for count in counts))
+    areas = [metric.compute().item() for metric in metrics]
+    counts = [int(count.sum()) for count in (rejected & label, label, rejected & ~label, ~label)]
+    return Accuracy(*areas, *counts)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """``anomalib-i3ad benchmark``: train and test many models; a row is written as each job ends.
 
-The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips what is
-done and repeats what failed.
+The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips
+what is done and repeats what failed.
 """
 
 import logging
@@ -16,7 +16,17 @@ from rich.console import Console
 from .jobs import jobs_of, key_of, run_job, title_of
 
 logger = logging.getLogger(__name__)
-SHOWN = ["model", "category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1", "false_alarms", "milliseconds"]
+SHOWN = [
+    "model",
+    "category",
+    "seed",
+    "image_auroc",
+    "pixel_auroc",
+    "au_pro",
+    "image_f1",
+    "false_alarms",
+    "milliseconds",
+]
 
 
 def read_rows(path: Path) -> pd.DataFrame:

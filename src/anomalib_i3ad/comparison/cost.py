@@ -34,7 +34,7 @@ def measure_cost(model: AnomalibModule, images: list[Path]) -> Cost:
         compiled = ov.Core().compile_model(path, "CPU", settings)
         taken = []
         for image in images:
-            pixels = read_image(image, as_tensor=True).numpy()[None]
+            pixels = np.asarray(read_image(image, as_tensor=True))[None]
             times = []
             for _ in range(REPEATS):
                 start = time.perf_counter()

@@ -48,9 +48,7 @@ def jobs_of(config: Any) -> list[dict[str, Any]]:
         msg = f"benchmark: wants model and data, and may have seed and trainer; it has {section}"
         raise ValueError(msg)
     accelerator = {"accelerator": config.get("accelerator", "auto")}
-    jobs = [
-        {"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(section)
-    ]
+    jobs = [{"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(section)]
     for job in jobs:
         for part in ("model", "data"):
             if not isinstance(job[part], dict) or "class_path" not in job[part]:
@@ -99,7 +97,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
     fitted = time.perf_counter()
-    predictions = predict(engine, model, datamodule)
+    predictions: Any = predict(engine, model, datamodule)
     accuracy = measure_accuracy(predictions)
     paths = [Path(path) for batch in predictions for path in batch.image_path]
     cost = measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import ImageBatch
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
@@ -39,7 +38,7 @@ class Passes(NamedTuple):
         return [name for name, is_one in zip(self.names, gained, strict=True) if is_one]
 
 
-def measure_passes(model: Any, predictions: Sequence[ImageBatch]) -> Passes:
+def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
     """Iterate again over scored test images, as if the iteration ended after each pass.
 
     Args:

@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,7 +40,7 @@ def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image | None:
 
 def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[ImageItem]]]:
     """The images that tell most, by heading: errors first."""
-    every = sorted((item for batch in predictions for item in batch), key=lambda item: float(item.pred_score))
+    every = sorted((item for batch in predictions for item in batch), key=attrgetter("pred_score"))
     missed, found, accepted, alarms = (
         [item for item in every if bool(item.gt_label) == defective and bool(item.pred_label) == rejected]
         for defective, rejected in ((True, False), (True, True), (False, False), (False, True))
@@ -104,7 +105,7 @@ def write_report(
         for item in items:
             picture = picture_of(model, item)
             if picture is not None:
-                page.picture(picture, "/".join(Path(item.image_path).parts[-2:]))
+                page.picture(picture, "/".join(Path(item.image_path or "").parts[-2:]))
     if benchmark:
         page.heading("Beside other models")
         rows = pd.read_csv(benchmark).groupby(["model", "category"], as_index=False).mean(numeric_only=True)

@@ -48,13 +48,16 @@ class FrozenFeatures(nn.Module):
             raise ValueError(msg)
         self.network = TimmFeatureExtractor(backbone, layers, pre_trained=False)
         if len(self.network.layers) != len(layers):
-            known = [info["module"] for info in timm.create_model(backbone, features_only=True).feature_info.info]
+            every: Any = timm.create_model(backbone, features_only=True).feature_info
+            known = every.module_name()
             msg = f"layers {list(layers)}: {backbone} has the layers {', '.join(known)}"
             raise ValueError(msg)
         self.requires_grad_(requires_grad=False)
         self.backbone = backbone
         self.weights = weights
         config = timm.get_pretrained_cfg(backbone)
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         for name in ("mean", "std"):
             values = getattr(config, name) if config else (0.5, 0.5, 0.5)
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))

@@ -7,7 +7,6 @@ from typing import Any, Protocol, cast
 import matplotlib as mpl
 import numpy as np
 import torch
-from anomalib.data import ImageBatch, ImageItem
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import Visualizer
 from lightning import Trainer
@@ -99,7 +98,7 @@ def draw_film_strip(
     return strip
 
 
-def film_item(model: Any, item: ImageItem) -> Image.Image:
+def film_item(model: Any, item: Any) -> Image.Image:
     """Film strip of a scored image.
 
     Args:
@@ -136,7 +135,7 @@ class FilmStripVisualizer(Visualizer):
         self.output_dir = output_dir
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: ImageBatch, *args: Any, **kwargs: Any
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Draw and write."""
         del outputs, args, kwargs

@@ -23,7 +23,7 @@ def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> F
     figure, axes = _axes("Scores", "image score", "images")
     edges = np.linspace(min(score.min(), threshold), max(score.max(), threshold), 31)
     for kind, (name, colour) in enumerate(KINDS):
-        axes.hist(score[label == kind], edges, alpha=0.6, label=name, color=colour)
+        axes.hist(score[label == kind], edges.tolist(), alpha=0.6, label=name, color=colour)
     axes.axvline(threshold, color="black", linestyle="--", label="threshold")
     axes.legend()
     return figure

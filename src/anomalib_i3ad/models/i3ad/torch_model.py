@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -14,7 +14,7 @@ from anomalib_i3ad.components.film import Frame
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import State, repeat_active
 from anomalib_i3ad.components.masks import lattice_holes
-from anomalib_i3ad.components.residuals import Residual, build_residual
+from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
 from anomalib_i3ad.components.stitching import draw_hidden
 
@@ -94,7 +94,7 @@ class I3ADModel(ImageModel):
         names = list(dict.fromkeys([*of_mask, *of_score]))
         features = partial(FrozenFeatures, backbone, layers, backbone_weights)
         #: Every residual that masks or scores.
-        self.residuals = nn.ModuleList([build_residual(name, features) for name in names])
+        self.residuals: Any = nn.ModuleList([build_residual(name, features) for name in names])
         self._of_mask, self._of_score = ([names.index(name) for name in of] for of in (of_mask, of_score))
         self.initial_grid = [initial_grid] if isinstance(initial_grid, int) else list(initial_grid)
         self.max_iterations = max_iterations
@@ -173,7 +173,6 @@ class I3ADModel(ImageModel):
             """All residuals side by side; ``constants`` are what was prepared for each in turn."""
             maps, rest = [], list(constants)
             for residual, own in zip(self.residuals, prepared, strict=True):
-                assert isinstance(residual, Residual)  # mypy
                 maps.append(residual.compare(tuple(rest[: len(own)]), inpainting))
                 rest = rest[len(own) :]
             return torch.cat(maps, dim=1)

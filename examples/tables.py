@@ -1,0 +1,95 @@
+"""Put what was measured into the documentation, so that no number there is typed by hand.
+
+    python examples/tables.py            # rewrite the tables in README.md and the model cards
+    python examples/tables.py --check    # only say whether they are what examples/measured holds
+
+``examples/measured/benchmark.csv`` holds rows of ``anomalib-i3ad benchmark``, several seeds or one; ``speed.csv`` is
+written by ``examples/speed.py --csv``. A table stands between ``<!-- NAME -->`` and ``<!-- end -->``.
+"""
+
+import re
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "examples" / "measured"
+FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "image_f1": "image F1"}
+ENGINES = {
+    "torch": "torch", "compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
+    "fp16": "FP16 file", "int8": "INT8",
+}  # fmt: skip
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: pd.Series, digits: int = 3) -> str:
+    """Mean over seeds, and standard deviation if there are several."""
+    mean = f"{values.mean():.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}"
+
+
+def accuracy() -> str:
+    """Figures by category and model."""
+    every = pd.read_csv(MEASURED / "benchmark.csv", dtype={"commit": str})
+    every["model"] += every["model_args"].map(lambda text: ", features" if '"features"' in text else "")
+    rows = []
+    for (category, model), runs in every.groupby(["category", "model"], sort=True):
+        alarms = f"{spread(runs['false_alarms'], 0)} of {runs['good'].iloc[0]}"
+        cost = [spread(runs["milliseconds"], 0), f"{runs['megabytes'].mean():.1f}"]
+        figures = [spread(runs[name]) for name in FIGURES]
+        rows.append([category, model, *figures, alarms, *cost, str(len(runs)), "/".join(sorted(set(runs["commit"])))])
+    head = ["category", "model", *FIGURES.values(), "false alarms", "ms", "MB", "seeds", "commit"]
+    return markdown(head, rows)
+
+
+def speed() -> str:
+    """Milliseconds by model and engine."""
+    table = pd.read_csv(MEASURED / "speed.csv")
+    rows = []
+    for model, of_model in table.groupby("model", sort=False):
+        by_engine = of_model.set_index("engine")
+        ov = by_engine.loc["openvino"]
+        more = [f"{ov['images/s']:.1f}", f"{ov['GMAC']:.1f}", ov["of the peak"], f"{ov['MB on disk']:.0f}"]
+        more += [f"{ov['MB of memory']:.0f}"]
+        rows.append([str(model), *(f"{by_engine.loc[engine, 'ms']:.0f}" for engine in ENGINES), *more])
+    return markdown(["model", *ENGINES.values(), "images/s", "GMAC", "of the peak", "MB on disk", "MB of memory"], rows)
+
+
+TABLES = {"accuracy": accuracy, "speed": speed}
+
+
+def filled(text: str) -> str:
+    """The text with its tables as measured."""
+    for name, table in TABLES.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(pattern, lambda found, table=table: f"{found[1]}{table()}\n{found[2]}", text, flags=re.DOTALL)
+    return text
+
+
+def main() -> int:
+    """Rewrite or check; returns the exit code."""
+    parser = ArgumentParser()
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "src").rglob("README.md"))]:
+        text = path.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            stale.append(path)
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'not what was measured' if check else 'written'}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
