@@ -63,19 +63,20 @@ class FrozenFeatures(nn.Module):
             msg = f"layers {list(layers)}: {backbone} has the layers {', '.join(known)}"
             raise ValueError(msg)
         self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
-        self.network: Any = timm.create_model(backbone, exportable=True, **self._settings)
-        if hasattr(self.network, "blocks"):  # timm keeps those behind the last layer, and runs them
-            self.network.blocks = self.network.blocks[: 1 + max(int(layer.split(".")[1]) for layer in layers)]
-        for module in self.network.modules():
+        network: Any = timm.create_model(backbone, exportable=True, **self._settings)
+        if hasattr(network, "blocks"):  # timm keeps those behind the last layer, and runs them
+            network.blocks = network.blocks[: 1 + max(int(layer.split(".")[1]) for layer in layers)]
+        for module in network.modules():
             if isinstance(module, Conv2dSame):
                 module.__class__ = _PaddedConv2d
+        self.network = network
         self.requires_grad_(requires_grad=False)
         self.backbone = backbone
         self.weights = weights
         self.mean: torch.Tensor
         self.std: torch.Tensor
         for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(self.network.pretrained_cfg[name]).reshape(1, 3, 1, 1))
+            self.register_buffer(name, torch.tensor(network.pretrained_cfg[name]).reshape(1, 3, 1, 1))
         self.loaded: torch.Tensor
         self.register_buffer("loaded", torch.tensor(0.0))
         self.eval()
