@@ -1,0 +1,70 @@
+"""The scripts of the examples folder, as people run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalib_i3ad import I3AD, Textures
+from model_tester import make_engine
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: str, *arguments: object) -> str:
+    """Run a script; returns what it prints."""
+    command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def named(texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
+    """Arguments that name a model trained for an epoch and its images."""
+    torch.manual_seed(0)
+    datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
+    engine = make_engine(default_root_dir=tmp_path_factory.mktemp("trained"), max_epochs=1)
+    engine.fit(I3AD(image_size=64, width=4, adversarial_weight=0.0, learning_rate=1e-3), datamodule=datamodule)
+    return ["I3AD", engine.best_model_path, "--root", datamodule.root, "--category", "fabric"]
+
+
+def rows(printed: str) -> list[list[str]]:
+    """Cells of the Markdown tables in what was printed, without their heads."""
+    lines = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    return lines[1:]
+
+
+def test_documentation_holds_what_was_measured() -> None:
+    assert run("tables.py", "--check") == ""
+
+
+def test_accuracy_counts_every_good_image(named: list[object]) -> None:
+    ((name, category, *figures, alarms),) = rows(run("accuracy.py", *named))
+    assert (name, category) == ("I3AD", "fabric")
+    assert all(0 <= float(figure) <= 1 for figure in figures)
+    assert alarms.endswith("/7")
+
+
+def test_iterations_tell_each_pass(named: list[object]) -> None:
+    printed = run("iterations.py", *named, "--set", "max_iterations=3")
+    table = rows(printed)
+    assert [row[0] for row in table] == ["0", "1", "2", "3"]
+    found = [int(row[3]) for row in table]
+    for before, after, row in zip(found, found[1:], table[1:], strict=False):
+        assert after - before == int(row[4]) - int(row[5])  # won and lost
+    assert "passes used on defective images" in printed
+
+
+def test_ablation_ranks_every_choice(named: list[object]) -> None:
+    table = rows(run("ablation.py", *named))
+    assert len(table) == 3 * 2 * 4
+    assert {row[0] for row in table} == {"ssim", "features", "ssim or features"}
+    first = {row[1]: row[3:] for row in table if row[2] == "0"}
+    for row in table:  # before any pass the mask cannot matter, and the last map is the mean
+        if row[2] == "0":
+            assert row[3:] == first[row[1]]
+            assert row[3:5] == row[5:7]
