@@ -224,7 +224,7 @@ class TestReport:
         (tmp_path / "probe.html").write_text(text.replace("</head>", probe + "</head>"))
         command = [chromium, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
         dom = subprocess.run(
-            [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, check=True, timeout=60
+            [*command, (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, check=True, timeout=300
         ).stdout
         count = text.count("<img")
         assert f"<title>{count} of {count}</title>" in dom

@@ -96,6 +96,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
+    engine.validate(model, datamodule=datamodule, verbose=False)  # calibrates, whatever the schedule of validation was
     fitted = time.perf_counter()
     predictions: Any = predict(engine, model, datamodule)
     accuracy = measure_accuracy(predictions)
