@@ -107,7 +107,11 @@ class TestBenchmark:
         monkeypatch.setattr(benchmark, "run_job", fails_on_b)
         assert benchmark.run(config, tmp_path / "out", Console()) == 1
         assert ran == ["A", "A", "B", "A", "A", "B"]
-        assert capsys.readouterr().out.count("RuntimeError: no such [thing]") == 2
+        told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
+        assert told == [
+            f"failed: {number}/6 B {category} 0: RuntimeError: no such [thing]"
+            for number, category in ((3, "x"), (6, "y"))
+        ]
         ran.clear()
         monkeypatch.setattr(benchmark, "run_job", lambda job, folder: ran.append("again") or self.row(job))
         assert benchmark.run(config, tmp_path / "out", Console()) == 0

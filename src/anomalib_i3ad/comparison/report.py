@@ -18,6 +18,7 @@ from anomalib.models import AnomalibModule, list_models
 from anomalib.visualization import visualize_image_item
 from PIL import Image
 
+from anomalib_i3ad import __version__
 from anomalib_i3ad.data import MVTec
 from anomalib_i3ad.visualization import plots
 from anomalib_i3ad.visualization.film_strip import film_item
@@ -77,7 +78,7 @@ def write_report(
         benchmark: ``results.csv`` of ``anomalib-i3ad benchmark``, to set the model beside others; may be ``None``.
         out: File to write.
     """
-    versions = ", ".join(f"{name} {version(name)}" for name in ("anomalib-i3ad", "anomalib", "torch"))
+    versions = f"anomalib-i3ad {__version__}, anomalib {version('anomalib')}, torch {version('torch')}"
     page = Page(title, f"{datetime.now(tz=timezone.utc):%Y-%m-%d}, {versions}")
     accuracy = measure_accuracy(predictions)
     page.table(
