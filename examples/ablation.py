@@ -18,7 +18,6 @@ from common import images, load, make_parser
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.data.defects import DEFECTS
 from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 
@@ -27,8 +26,7 @@ LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 CHOICES = ("ssim", "features", ["ssim", "features"])
 LIMITS = (0, 1, 2, 4)
 
-parser = make_parser()
-arguments = parser.parse_args()
+arguments = make_parser().parse_args()
 with TemporaryDirectory() as folder:
     trained: Any = load(arguments, folder)
 datamodule = images(arguments)
@@ -55,9 +53,7 @@ for of_mask, of_score in itertools.product(CHOICES, CHOICES[:2]):
     model = I3ADModel(mask_residual=of_mask, score_residual=of_score, layers=LAYERS, max_iterations=max(LIMITS)).eval()
     model.generator = trained.model.generator
     model.initial_grid = trained.model.initial_grid
-    for module in model.modules():
-        if isinstance(module, FrozenFeatures):
-            module.load_pretrained()
+    model.load_pretrained()
     with torch.no_grad():
         first = torch.cat([model.first_residuals(image) for image in normal.split(8)])
         for k in range(first.shape[1]):

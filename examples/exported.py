@@ -23,24 +23,19 @@ from common import load, make_engine, make_parser
 from rich.progress import track
 
 from anomalib_i3ad import I3AD
+from anomalib_i3ad.comparison.cost import shortest
 from anomalib_i3ad.deploy import Inspector
-from anomalib_i3ad.deploy.graph import read_model, with_image_input
+from anomalib_i3ad.deploy.graph import FP32, read_model, with_image_input
 from anomalib_i3ad.deploy.records import Records
 from anomalib_i3ad.deploy.run import run
 from anomalib_i3ad.deploy.sources import folder_frames
 
 REPEATS = 3
-FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def latency(compiled: ov.CompiledModel, images: np.ndarray) -> float:
     """Shortest of a few runs, in milliseconds."""
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        compiled(images)
-        times.append(1000 * (time.perf_counter() - start))
-    return min(times)
+    return 1000 * shortest(lambda: compiled(images), REPEATS)
 
 
 def images_per_second(xml: Path, test: Path, folder: Path) -> tuple[float, float]:

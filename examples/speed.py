@@ -28,10 +28,11 @@ from anomalib.models.components import TimmFeatureExtractor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_i3ad import I3AD, AnoGan, Riad, SsimAe
+from anomalib_i3ad.comparison.cost import shortest
+from anomalib_i3ad.deploy.graph import FP32
 from anomalib_i3ad.export.quantization import quantize
 
 SIZE, ROUNDS, THROUGHPUT_IMAGES = 256, 7, 12
-FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
 
 
@@ -83,16 +84,6 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "EfficientAd": EfficientAd,
     "Draem": draem,
 }
-
-
-def shortest(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Shortest of some runs in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def convolution_peak() -> float:

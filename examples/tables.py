@@ -35,9 +35,9 @@ def spread(values: pd.Series, digits: int = 3) -> str:
     return mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}"
 
 
-def accuracy() -> str:
+def accuracy(measured: Path = MEASURED) -> str:
     """Figures by category and model."""
-    every = pd.read_csv(MEASURED / "benchmark.csv", dtype={"commit": str})
+    every = pd.read_csv(measured / "benchmark.csv", dtype={"commit": str})
     every["model"] += every["model_args"].map(lambda text: ", features" if '"features"' in text else "")
     rows = []
     for (category, model), runs in every.groupby(["category", "model"], sort=True):
@@ -49,9 +49,9 @@ def accuracy() -> str:
     return markdown(head, rows)
 
 
-def speed() -> str:
+def speed(measured: Path = MEASURED) -> str:
     """Milliseconds by model and engine."""
-    table = pd.read_csv(MEASURED / "speed.csv")
+    table = pd.read_csv(measured / "speed.csv")
     rows = []
     for model, of_model in table.groupby("model", sort=False):
         by_engine = of_model.set_index("engine")

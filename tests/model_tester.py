@@ -12,6 +12,7 @@ from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 
 from anomalib_i3ad import Textures
+from anomalib_i3ad.deploy.graph import FP32
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
@@ -138,7 +139,7 @@ class ModelTester:
         model, _ = fitted
         names = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
         if runtime.startswith("OpenVINO"):
-            run = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            run = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", FP32)
             sizes = [(90, 70), (64, 64), (50, 131)]
         else:
             session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=(90, 70)))

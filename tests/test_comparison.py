@@ -97,7 +97,7 @@ class TestBenchmark:
     ) -> None:
         ran: list[str] = []
 
-        def fails_on_b(job: dict, folder: Path) -> dict:
+        def fails_on_b(job: dict, _folder: Path) -> dict:
             ran.append(job["model"]["class_path"])
             if ran[-1] == "B":
                 msg = "no such [thing]"
@@ -113,7 +113,7 @@ class TestBenchmark:
             for number, category in ((3, "x"), (6, "y"))
         ]
         ran.clear()
-        monkeypatch.setattr(benchmark, "run_job", lambda job, folder: ran.append("again") or self.row(job))
+        monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: ran.append("again") or self.row(job))
         assert benchmark.run(config, tmp_path / "out", Console()) == 0
         assert ran == ["again"] * 2
         rows = pd.read_csv(tmp_path / "out" / "results.csv", dtype={"commit": str})
@@ -124,7 +124,7 @@ class TestBenchmark:
     def test_an_interruption_loses_no_row(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         count = iter(range(9))
 
-        def interrupted(job: dict, folder: Path) -> dict:
+        def interrupted(job: dict, _folder: Path) -> dict:
             if next(count) == 3:
                 raise KeyboardInterrupt
             return self.row(job)

@@ -42,6 +42,25 @@ def test_documentation_holds_what_was_measured() -> None:
     assert run("tables.py", "--check") == ""
 
 
+def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import tables
+
+    head = "model,category,image_auroc,pixel_auroc,au_pro,image_f1,false_alarms,good,milliseconds,megabytes,commit"
+    lines = [
+        head + ",model_args",
+        "I3AD,nut,0.9,0.8,0.7,0.6,1,20,50,1.96,abc,{}",
+        "I3AD,nut,0.8,0.8,0.5,0.6,2,20,70,1.96,abc,{}",
+        'I3AD,nut,0.99,0.98,0.97,0.96,0,20,90,2.5,def,"{""mask_residual"": [""ssim"", ""features""]}"',
+    ]
+    (tmp_path / "benchmark.csv").write_text("\n".join(lines))
+    # standard deviations by hand, of two values a and b: |a - b| / sqrt(2)
+    expected = """\
+| nut | I3AD | 0.850 ± 0.071 | 0.800 ± 0.000 | 0.600 ± 0.141 | 0.600 ± 0.000 | 2 ± 1 of 20 | 60 ± 14 | 2.0 | 2 | abc |
+| nut | I3AD, features | 0.990 | 0.980 | 0.970 | 0.960 | 0 of 20 | 90 | 2.5 | 1 | def |"""
+    assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
+
+
 def test_accuracy_counts_every_good_image(named: list[object]) -> None:
     ((name, category, *figures, alarms),) = rows(run("accuracy.py", *named))
     assert (name, category) == ("I3AD", "fabric")

@@ -12,10 +12,8 @@ from anomalib.deploy import CompressionType
 
 from anomalib_i3ad import I3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
+from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from model_tester import make_images
-
-FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
-OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:

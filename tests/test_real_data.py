@@ -8,6 +8,7 @@ import torch
 from anomalib.data.utils import read_image
 
 from anomalib_i3ad import I3AD, MVTec
+from anomalib_i3ad.deploy.graph import FP32
 from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
 
 
@@ -17,7 +18,7 @@ def test_engine_and_export_agree_on_images_that_need_resizing(real_data: Path, t
     datamodule = MVTec(real_data / "MVTecAD", "bottle", train_batch_size=8, num_workers=0)
     engine = make_engine(max_epochs=1, limit_train_batches=10)
     engine.fit(model, datamodule=datamodule)
-    compiled = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", FP32)
     folder = real_data / "MVTecAD" / "bottle" / "test" / "broken_small"
     predictions = engine.predict(model, data_path=folder)
     assert len(predictions) == 22

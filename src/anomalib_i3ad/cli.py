@@ -11,7 +11,7 @@ EDGE = {"inspect": "deploy.inspect", "convert": "deploy.convert"}
 COMMANDS = EDGE | {"benchmark": "comparison.benchmark", "report": "comparison.report"}
 EDGE_HELP = """\
 anomalib-i3ad inspect    run an exported model on images, at the line
-anomalib-i3ad convert    bring an exported model into another form: image input, unrolled, FP16, model server
+anomalib-i3ad convert    give an exported model another form: image input, unrolled, fixed size, FP16, model server
 """
 HELP = f"""\
 {EDGE_HELP}anomalib-i3ad benchmark  train and test many models, one row each; a second start goes on

@@ -63,15 +63,19 @@ def key_of(job: dict[str, Any]) -> str:
     return f"{title_of(job).replace(' ', '-')}-{digest}"
 
 
+def class_name(part: dict[str, Any]) -> str:
+    """Name of a model's or datamodule's class, without its module."""
+    return part["class_path"].rsplit(".", 1)[-1]
+
+
 def title_of(job: dict[str, Any]) -> str:
     """Model, category and seed."""
-    name = job["model"]["class_path"].rsplit(".", 1)[-1]
-    return f"{name} {category_of(job)} {job['seed']}"
+    return f"{class_name(job['model'])} {category_of(job)} {job['seed']}"
 
 
 def category_of(job: dict[str, Any]) -> str:
     """Category of a job's images, or the name of their data set."""
-    return str(job["data"].get("init_args", {}).get("category", job["data"]["class_path"].rsplit(".", 1)[-1]))
+    return str(job["data"].get("init_args", {}).get("category", class_name(job["data"])))
 
 
 def commit() -> str:
@@ -104,7 +108,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     cost = measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
     return {
         "key": key_of(job),
-        "model": job["model"]["class_path"].rsplit(".", 1)[-1],
+        "model": class_name(job["model"]),
         "category": category_of(job),
         "seed": job["seed"],
         **accuracy._asdict(),

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 
-from .graph import OUTPUTS, ModelError, read_model, save_model, takes_bytes, unroll, with_image_input
-
-FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
+from .graph import FP32, OUTPUTS, ModelError, read_model, save_model, takes_bytes, unroll, with_image_input
 
 
 def make_parser() -> argparse.ArgumentParser:

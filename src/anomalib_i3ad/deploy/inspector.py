@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 
 from .decoding import ImageError, read_image
-from .graph import ModelError, read_model, with_details, with_image_input
+from .graph import FP32, ModelError, read_model, with_details, with_image_input
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,8 @@ class Inspector:
         self.pixel_threshold = pixel_threshold
         core = ov.Core()
         graph = with_details(with_image_input(read_model(model)))
-        # full precision: GPUs would halve it, and scores would differ from those of the thresholds
-        config = {"PERFORMANCE_HINT": hint.upper(), "INFERENCE_PRECISION_HINT": "f32", **usable_cache(cache)}
+        # GPUs would halve the precision, and scores would differ from those of the thresholds
+        config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
         family = re.split("[.:]", device)[0]
         if device not in core.available_devices and family not in {"AUTO", "MULTI", "HETERO", *core.available_devices}:
             msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"

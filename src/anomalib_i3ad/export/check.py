@@ -14,10 +14,10 @@ import torch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
-from anomalib_i3ad.deploy.graph import takes_bytes, with_details
+from anomalib_i3ad.deploy.graph import FP32, takes_bytes, with_details
 
 from .images import flat_images
-from .quantization import FP32, Quantized
+from .quantization import Quantized
 
 logger = logging.getLogger(__name__)
 

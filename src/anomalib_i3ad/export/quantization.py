@@ -14,10 +14,9 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
-from anomalib_i3ad.deploy.graph import loops_of
+from anomalib_i3ad.deploy.graph import FP32, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
-FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 class Quantized(NamedTuple):

@@ -70,9 +70,7 @@ def draw_film_strip(
         gt_mask: ``(H, W)``, outlined in the input.
     """
     tile = _pixels(image)
-    first = [("input" if gt_mask is None else "input, true defect outlined", tile)]
-    if gt_mask is not None:
-        first = [(first[0][0], outlined(tile, gt_mask))]
+    first = [("input", tile) if gt_mask is None else ("input, true defect outlined", outlined(tile, gt_mask))]
     if pred_mask is not None:
         first.append(("found", outlined(tile, pred_mask)))
     columns = [first]

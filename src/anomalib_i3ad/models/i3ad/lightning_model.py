@@ -18,7 +18,6 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import optim
 
-from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
@@ -140,9 +139,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
     def on_fit_start(self) -> None:
         """Load the weights of the network that features come from, if there is one and no checkpoint brought them."""
         super().on_fit_start()
-        for module in self.model.modules():
-            if isinstance(module, FrozenFeatures):
-                module.load_pretrained()
+        self.model.load_pretrained()
 
     def configure_optimizers(self) -> list[optim.Optimizer]:
         """One Adam each for the generator and the discriminator."""

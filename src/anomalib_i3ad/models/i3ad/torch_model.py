@@ -112,6 +112,12 @@ class I3ADModel(ImageModel):
         self.mask_threshold: torch.Tensor
         self.register_buffer("mask_threshold", torch.tensor(thresholds, dtype=torch.float32))
 
+    def load_pretrained(self) -> None:
+        """Load the weights of the network that features come from, if there is one; before training."""
+        for module in self.modules():
+            if isinstance(module, FrozenFeatures):
+                module.load_pretrained()
+
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and lattices must fit."""
         check_sides(height, width, self.generator.size_divisor, "generator")
