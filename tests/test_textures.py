@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import LabelName
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import MVTec, Textures
 from anomalib_i3ad.data.defects import DEFECTS
@@ -91,6 +93,28 @@ class TestMVTec:
         assert held_out.isdisjoint(datamodule.train_data.samples.image_path)
         assert held_out.isdisjoint(datamodule.test_data.samples.image_path)
         assert torch.is_tensor(datamodule.train_data[0].image)
+
+    def test_cache_reads_every_training_image_once(self, folder: Path) -> None:
+        def epoch(loader: DataLoader) -> dict[str, torch.Tensor]:
+            return {path: image for batch in loader for path, image in zip(batch.image_path, batch.image, strict=True)}
+
+        datamodules = [MVTec(folder.parent, "fabric", 2, num_workers=0, cache=cache) for cache in (False, True)]
+        for datamodule in datamodules:
+            datamodule.setup()
+        plain, cached = (datamodule.train_dataloader() for datamodule in datamodules)
+        expected, first = epoch(plain), epoch(cached)
+        for path in (folder / "train").rglob("*.png"):
+            path.unlink()
+        for found in (first, epoch(cached)):
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[path], expected[path]) for path in expected)
+
+    @pytest.mark.parametrize(
+        "unfit", [{"num_workers": 1}, {"num_workers": 0, "train_augmentations": RandomHorizontalFlip()}]
+    )
+    def test_cache_refuses_workers_and_augmentations(self, folder: Path, unfit: dict) -> None:
+        with pytest.raises(ValueError, match="without augmentations and with num_workers=0"):
+            MVTec(folder.parent, "fabric", cache=True, **unfit)
 
     def test_names_a_truncated_image_before_training(self, folder: Path) -> None:
         broken = folder / "test" / "spot" / "000.png"

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import MVTecAD
+from anomalib.data import AnomalibDataset, MVTecAD
+from anomalib.data.dataclasses import DatasetItem
 from anomalib.data.utils import ValSplitMode
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png"
 
@@ -19,18 +21,39 @@ def _is_broken(path: Path) -> bool:
     return False
 
 
+class _Remembered(Dataset[DatasetItem]):
+    """A data set whose items are made once."""
+
+    def __init__(self, dataset: AnomalibDataset) -> None:
+        self._dataset = dataset
+        self._items: dict[int, DatasetItem] = {}
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> DatasetItem:
+        if index not in self._items:
+            self._items[index] = self._dataset[index]
+        return self._items[index]
+
+
 class MVTec(MVTecAD):
     """MVTec AD, or any folder of its layout.
 
-    Differs from :class:`anomalib.data.MVTecAD` in two ways: validation images are drawn from the
-    normal training images, so that no threshold is ever fitted to the test set, and images that
-    cannot be read are named before training starts instead of after.
+    Differs from :class:`anomalib.data.MVTecAD`: validation images are drawn from the normal training
+    images, so that no threshold is ever fitted to the test set; images that cannot be read are named
+    before training starts instead of after; and training images can be kept in memory.
 
     Args:
         val_split_mode: Where validation images come from.
         val_split_ratio: Share of the training images held out.
         seed: Seed of the split.
+        cache: Decode and resize every training image once and keep it, 12 bytes a pixel of the model's size; for
+            ``num_workers=0``, since every worker would keep its own.
         **kwargs: Passed to :class:`anomalib.data.MVTecAD`.
+
+    Raises:
+        ValueError: If ``cache`` meets augmentations, which it would freeze, or worker processes.
     """
 
     def __init__(
@@ -39,9 +62,24 @@ class MVTec(MVTecAD):
         val_split_mode: ValSplitMode | str = ValSplitMode.FROM_TRAIN,
         val_split_ratio: float = 0.1,
         seed: int | None = 0,
+        cache: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, val_split_mode=val_split_mode, val_split_ratio=val_split_ratio, seed=seed, **kwargs)
+        if cache and (self.train_augmentations is not None or self.num_workers):
+            msg = (
+                "cache=True keeps finished images in this process: use it without augmentations and with num_workers=0"
+            )
+            raise ValueError(msg)
+        self.cache = cache
+
+    def train_dataloader(self) -> DataLoader:
+        """As anomalib's, over images kept in memory with ``cache``."""
+        loader = super().train_dataloader()
+        if not self.cache:
+            return loader
+        dataset = _Remembered(loader.dataset)
+        return DataLoader(dataset, loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)
 
     def prepare_data(self) -> None:
         """Download MVTec AD if ``root`` is not there at all.
