@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from anomalib.data import ImageBatch
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.features import packaged_weights
@@ -66,8 +67,9 @@ class TestFeatures(ModelTester):
         "anomaly_map": "mean",
         "max_iterations": 2,
         "adversarial_weight": 0.0,
+        "feature_weight": 1.0,
     }
-    unfit = {"score_residual": "ssim", "mask_residual": "ssim"}
+    unfit = {"feature_weight": 0.0, "score_residual": "ssim", "mask_residual": "ssim"}
 
     def test_the_network_keeps_its_weights_and_needs_them_only_once(
         self, fitted, monkeypatch: pytest.MonkeyPatch
@@ -82,6 +84,23 @@ class TestFeatures(ModelTester):
         monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
         features = fitted[0].model.residuals[1].features
         features.load_pretrained()
+
+    def test_the_loss_is_what_the_inpainting_looks_like_to_the_network(self) -> None:
+        torch.manual_seed(0)
+        model = I3AD(**self.tiny, l1_weight=0.0)
+        losses: dict[str, torch.Tensor] = {}
+        image, hole = torch.rand(2, 3, 64, 64), lattice_holes(4, 64, 64)[:2]
+        model.draw_holes = hole.to
+        model.check_losses = lambda **shown: losses.update(shown)
+        model.step_optimizers = lambda loss: losses.update(loss=loss)
+        model.training_step(ImageBatch(image=image), 0)
+        inpainted = composite(image, model.model.generator(image, hole)[-1], hole)
+        network = model.model.residuals[1].features.network
+        similar = []
+        for one, other in zip(*(network(2 * x - 1) for x in (image, inpainted)), strict=True):
+            similarity = torch.nn.functional.cosine_similarity(one, other)[:, None]
+            similar.append(torch.nn.functional.interpolate(similarity, (64, 64), mode="bilinear").mean())
+        torch.testing.assert_close(losses["loss"], 1 - torch.stack(similar).mean())
 
     def test_each_residual_has_its_own_threshold(self, fitted) -> None:
         ssim, features = fitted[0].model.mask_threshold.tolist()
@@ -341,6 +360,7 @@ class TestBadArguments:
             ({"score_residual": "x"}, "residual 'x'"),
             ({"image_score": "sum"}, "image_score 'sum' must be one of 'mean', 'max', 'top_k'"),
             ({"max_iterations": -1}, "max_iterations -1"),
+            ({"feature_weight": 1.0}, "feature_weight 1.0 needs 'features' in mask_residual or score_residual"),
             ({"mask_residual": ["ssim", "l2"], "mask_threshold": 0.1}, "2 are wanted, for ssim, l2"),
             ({"mask_residual": "features", "backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
             ({"mask_residual": "features", "layers": ["blocks.1", "x"]}, "has the layers blocks.0, blocks.1"),

@@ -14,7 +14,7 @@ from anomalib_i3ad.components.film import Frame
 from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.loops import State, repeat_active
 from anomalib_i3ad.components.masks import lattice_holes
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import FeatureResidual, build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
 from anomalib_i3ad.components.stitching import draw_hidden
 
@@ -112,11 +112,15 @@ class I3ADModel(ImageModel):
         self.mask_threshold: torch.Tensor
         self.register_buffer("mask_threshold", torch.tensor(thresholds, dtype=torch.float32))
 
+    @property
+    def feature_residual(self) -> FeatureResidual | None:
+        """The residual ``features``, if it masks or scores."""
+        return next((residual for residual in self.residuals if isinstance(residual, FeatureResidual)), None)
+
     def load_pretrained(self) -> None:
         """Load the weights of the network that features come from, if there is one; before training."""
-        for module in self.modules():
-            if isinstance(module, FrozenFeatures):
-                module.load_pretrained()
+        if self.feature_residual is not None:
+            self.feature_residual.features.load_pretrained()
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and lattices must fit."""
