@@ -335,6 +335,30 @@ class TestIteration:
         assert 0 <= batch.pred_score.item() <= 1
 
 
+class TestSchedule:
+    @pytest.mark.parametrize("adversarial_weight", [0.0, 1.0])
+    def test_cosine_rises_falls_and_ends_with_the_fit(self, textures: Textures, adversarial_weight: float) -> None:
+        rates = []
+        model = I3AD(**{**TINY, "adversarial_weight": adversarial_weight}, lr_schedule="cosine", max_train_steps=40)
+        step = model.step_optimizers
+
+        def recorded(loss: torch.Tensor) -> None:
+            rates.append([optimizer.param_groups[0]["lr"] for optimizer in model.trainer.optimizers])
+            step(loss)
+
+        model.step_optimizers = recorded
+        make_engine(max_epochs=-1).fit(model, datamodule=textures)
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in model.trainer.optimizers])
+        # by hand, of 1e-3 and 40 steps: half way up, at the top, a quarter, half way, and at the end
+        for k, expected in ((0, 0.5e-3), (2, 0.99384e-3), (10, 0.85355e-3), (20, 0.5e-3), (40, 0.0)):
+            assert rates[k] == pytest.approx([expected] * (2 if adversarial_weight else 1), rel=1e-4)
+
+    def test_cosine_wants_an_end(self, textures: Textures) -> None:
+        model = I3AD(**TINY, lr_schedule="cosine", max_train_steps=None)
+        with pytest.raises(ValueError, match="lr_schedule cosine wants an end"):
+            make_engine(max_epochs=-1).fit(model, datamodule=textures)
+
+
 class TestHoles:
     def test_a_function_of_seed_and_step_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, image = I3AD(**TINY), torch.rand(3, 3, 64, 64)
@@ -359,6 +383,7 @@ class TestBadArguments:
             ({"mask_residual": "psnr"}, "residual 'psnr' must be one of 'ssim', 'l2'"),
             ({"score_residual": "x"}, "residual 'x'"),
             ({"image_score": "sum"}, "image_score 'sum' must be one of 'mean', 'max', 'top_k'"),
+            ({"lr_schedule": "step"}, "lr_schedule 'step' must be one of 'constant', 'cosine'"),
             ({"max_iterations": -1}, "max_iterations -1"),
             ({"feature_weight": 1.0}, "feature_weight 1.0 needs 'features' in mask_residual or score_residual"),
             ({"mask_residual": ["ssim", "l2"], "mask_threshold": 0.1}, "2 are wanted, for ssim, l2"),

@@ -144,7 +144,7 @@ class ReconstructionMixin(Base):
         return np.random.default_rng([self.seed, self.train_step, self.global_rank])
 
     def step_optimizers(self, loss: torch.Tensor, *which: int) -> None:
-        """One backward pass and one step of every optimiser, or of those with these indices."""
+        """One backward pass, one step of every optimiser, or of those with these indices, and of every schedule."""
         configured = self.optimizers()
         optimizers = configured if isinstance(configured, list) else [configured]
         if which:
@@ -154,6 +154,8 @@ class ReconstructionMixin(Base):
         self.manual_backward(loss)
         for optimizer in optimizers:
             optimizer.step()
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants a metric
 
     def check_losses(self, **losses: torch.Tensor) -> None:
         """Show losses in the progress bar and stop a run that diverges.

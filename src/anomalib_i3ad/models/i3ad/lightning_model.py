@@ -5,6 +5,7 @@ Detection, 2020, https://openreview.net/forum?id=b4ach0lGuYO. Which source each 
 is in the model card beside this file.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from torch import optim
 
+from anomalib_i3ad.components.arguments import check_choice
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
@@ -27,6 +29,9 @@ from .discriminator import Discriminator
 from .generator import composite
 from .loss import adversarial_loss, discriminator_loss, reconstruction_loss
 from .torch_model import BACKBONE, LAYERS, I3ADModel
+
+#: Share of the cosine schedule's steps in which the learning rate rises.
+WARM_UP = 0.05
 
 
 class I3AD(ReconstructionMixin, AnomalibModule):
@@ -46,6 +51,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             ``features`` to mask or score.
         lattice_probability: Share of training holes that are lattice holes, the rest are free-form.
         learning_rate: Learning rate of both Adam optimisers.
+        lr_schedule: ``constant``, or ``cosine``: up in the first steps and down to 0 at the end of the fit.
         betas: Betas of both Adam optimisers.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
@@ -87,6 +93,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         feature_weight: float = 0.0,
         lattice_probability: float = 0.5,
         learning_rate: float = 1e-4,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
         betas: tuple[float, float] = (0.5, 0.999),
         max_train_steps: int | None = 20_000,
         seed: int = 0,
@@ -138,7 +145,9 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             raise ValueError(msg)
         self.feature_weight = feature_weight
         self.lattice_probability = lattice_probability
+        check_choice("lr_schedule", lr_schedule, ("constant", "cosine"))
         self.learning_rate = learning_rate
+        self.lr_schedule = lr_schedule
         self.betas = betas
         self.calibrates_mask = mask_threshold is None
         self.mask_quantile = mask_quantile
@@ -148,10 +157,28 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         super().on_fit_start()
         self.model.load_pretrained()
 
-    def configure_optimizers(self) -> list[optim.Optimizer]:
-        """One Adam each for the generator and the discriminator."""
-        networks = [self.model.generator, self.discriminator]
-        return [optim.Adam(net.parameters(), self.learning_rate, self.betas) for net in networks if net is not None]
+    def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[optim.lr_scheduler.LRScheduler]]:
+        """One Adam each for the generator and the discriminator, and their schedules.
+
+        Raises:
+            ValueError: If the cosine has no end.
+        """
+        networks = [net for net in (self.model.generator, self.discriminator) if net is not None]
+        optimizers: list[optim.Optimizer] = [
+            optim.Adam(net.parameters(), self.learning_rate, self.betas) for net in networks
+        ]
+        if self.lr_schedule == "constant":
+            return optimizers, []
+        steps = self.planned_steps(optimizer_steps=len(optimizers))
+        if math.isinf(steps):
+            msg = "lr_schedule cosine wants an end: set max_train_steps, or the trainer's max_epochs or max_steps"
+            raise ValueError(msg)
+
+        def share(step: int) -> float:
+            falling = (1 + math.cos(math.pi * min(1, step / steps))) / 2
+            return min(1, (step + 1) / (WARM_UP * steps)) * falling
+
+        return optimizers, [optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
 
     def draw_holes(self, image: torch.Tensor) -> torch.Tensor:
         """Holes ``(N, 1, H, W)`` for a training batch."""
