@@ -55,6 +55,12 @@ class TestJobs:
         assert [job["data"]["init_args"]["category"] for job in jobs] == ["x"] * 6 + ["y"] * 6
         assert all(job["trainer"] == {"accelerator": "cpu"} for job in jobs)
 
+    def test_sections_follow_each_other(self) -> None:
+        single = {"model": {"class_path": "C"}, "data": {"class_path": "a"}, "seed": 7}
+        jobs = jobs_of({"accelerator": "cpu", "benchmark": [self.CONFIG["benchmark"], single]})
+        assert jobs[:-1] == jobs_of(self.CONFIG)
+        assert jobs[-1] == {**single, "trainer": {"accelerator": "cpu"}}
+
     def test_an_argument_named_grid_is_an_argument(self) -> None:
         assert list(expand({"initial_grid": [2, 4]})) == [{"initial_grid": [2, 4]}]
 
@@ -64,7 +70,14 @@ class TestJobs:
         assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
 
     @pytest.mark.parametrize(
-        "config", [None, {}, {"benchmark": {"model": {}}}, {"benchmark": {"models": 1, "data": 2}}]
+        "config",
+        [
+            None,
+            {},
+            {"benchmark": {"model": {}}},
+            {"benchmark": [{"model": {}}]},
+            {"benchmark": {"models": 1, "data": 2}},
+        ],
     )
     def test_names_what_is_missing(self, config: object) -> None:
         with pytest.raises(ValueError, match="model and data"):

@@ -38,17 +38,21 @@ def expand(config: Any) -> Iterator[Any]:
 
 
 def jobs_of(config: Any) -> list[dict[str, Any]]:
-    """Jobs of a benchmark's configuration, in anomalib's form; the jobs of one data set follow each other.
+    """Jobs of a benchmark's configuration, in anomalib's form or a list of such sections.
+
+    The jobs of one data set follow each other within a section.
 
     Raises:
         ValueError: If something is missing or unknown; it says what.
     """
-    section = config.get("benchmark") if isinstance(config, dict) else None
-    if not isinstance(section, dict) or not {"model", "data"} <= set(section) <= KEYS:
-        msg = f"benchmark: wants model and data, and may have seed and trainer; it has {section}"
+    given = config.get("benchmark") if isinstance(config, dict) else None
+    if isinstance(given, list):
+        return [job for section in given for job in jobs_of({**config, "benchmark": section})]
+    if not isinstance(given, dict) or not {"model", "data"} <= set(given) <= KEYS:
+        msg = f"benchmark: wants model and data, and may have seed and trainer; it has {given}"
         raise ValueError(msg)
     accelerator = {"accelerator": config.get("accelerator", "auto")}
-    jobs = [{"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(section)]
+    jobs = [{"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(given)]
     for job in jobs:
         for part in ("model", "data"):
             if not isinstance(job[part], dict) or "class_path" not in job[part]:
