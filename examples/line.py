@@ -1,0 +1,38 @@
+"""A program at the line: judge images as they come, without torch.
+
+    python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--limit 0.55] [--out rejected]
+
+Needs numpy, openvino, opencv-python-headless and this package (``pip install --no-deps``). Prints a line an image; of
+each rejected one it writes the image with the defect outlined, what it should look like, and the map. This is where
+your own program starts: ``anomalib-i3ad inspect`` does the same for folders, videos and cameras, and survives crashes.
+"""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from anomalib_i3ad.deploy import ImageError, Inspector
+from anomalib_i3ad.deploy.decoding import read_image
+from anomalib_i3ad.deploy.pictures import picture, write_picture
+
+parser = ArgumentParser()
+parser.add_argument("model", type=Path)
+parser.add_argument("images", nargs="+", type=Path)
+parser.add_argument(
+    "--limit", type=float, default=0.5, help="score above which an image is rejected; 0.5 is calibrated"
+)
+parser.add_argument("--out", type=Path, default=Path("rejected"))
+arguments = parser.parse_args()
+
+inspector = Inspector(arguments.model, image_threshold=arguments.limit)
+for path in arguments.images:
+    try:
+        image = read_image(path)
+        result = inspector.inspect(image)
+    except ImageError as error:  # the line goes on
+        print(f"{path}: {error}", file=sys.stderr)
+        continue
+    verdict = "REJECTED" if result.label else "accepted"
+    print(f"{path}: {verdict}, score {result.score:.3f}, {result.passes} passes, {result.milliseconds:.0f} ms")
+    if result.label:
+        write_picture(arguments.out / f"{path.stem}.jpg", picture(image, result))
