@@ -35,4 +35,4 @@ for path in arguments.images:
     verdict = "REJECTED" if result.label else "accepted"
     print(f"{path}: {verdict}, score {result.score:.3f}, {result.passes} passes, {result.milliseconds:.0f} ms")
     if result.label:
-        write_picture(arguments.out / f"{path.stem}.jpg", picture(image, result))
+        write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", picture(image, result))

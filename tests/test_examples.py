@@ -1,6 +1,7 @@
 """The scripts of the examples folder, as people run them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,3 +88,20 @@ def test_ablation_ranks_every_choice(named: list[object]) -> None:
         if row[2] == "0":
             assert row[3:] == first[row[1]]
             assert row[3:5] == row[5:7]
+
+
+def test_own_images_and_the_line_agree(named: list[object], tmp_path: Path) -> None:
+    fabric = Path(str(named[3])) / "fabric"
+    trained = run(
+        "own_images.py", fabric / "train" / "good", "--others", fabric / "test", "--out", tmp_path, "--steps", 2
+    )
+    judged = dict(re.findall(r"^(.+\.png): (\w+, score [\d.]+) ", trained, re.MULTILINE))
+    assert len(judged) == 14 == len(list((tmp_path / "strips").rglob("*.png")))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    xml = re.findall(r"--model (\S+)", trained)[0]
+    told = run("line.py", xml, broken, *judged, "--out", tmp_path / "rejected")
+    at_the_line = dict(re.findall(r"^(.+\.png): (\w+, score [\d.]+), \d passes, \d+ ms$", told, re.MULTILINE))
+    assert {path: line.lower() for path, line in at_the_line.items()} == judged
+    rejected = [path for path, line in judged.items() if line.startswith("rejected")]
+    assert len(list((tmp_path / "rejected").glob("*.jpg"))) == len(rejected)
