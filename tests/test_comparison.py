@@ -133,6 +133,7 @@ class TestBenchmark:
         assert rows["model"].tolist() == ["A"] * 4 + ["B"] * 2
         assert rows["key"].is_unique
         assert set(rows["commit"]) == {"0123456"}  # not the number 123456
+        assert rows["false_alarms"].dtype == int
 
     def test_an_interruption_loses_no_row(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         count = iter(range(9))

@@ -36,7 +36,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 def add_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
-    rows = pd.concat([read_rows(path), pd.DataFrame([row])], ignore_index=True)
+    rows, new = read_rows(path), pd.DataFrame([row])
+    rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new  # no rows would make floats of integers
     aside = path.with_suffix(".new")
     rows.to_csv(aside, index=False)
     aside.replace(path)
