@@ -60,7 +60,9 @@ class ModelTester:
     def test_is_known_to_anomalib(self) -> None:
         assert isinstance(get_model(self.name, **self.tiny), self.model_class)
         path = f"anomalib_i3ad.{self.model_class.__name__}"
-        assert isinstance(get_model({"class_path": path, "init_args": self.tiny}), self.model_class)
+        model = get_model({"class_path": path, "init_args": self.tiny})
+        assert isinstance(model, self.model_class)
+        assert all(type(model.hparams[name]) is type(value) for name, value in self.tiny.items())  # not omegaconf's
         assert self.model_class.__name__ in list_models("pascal")
 
     def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:

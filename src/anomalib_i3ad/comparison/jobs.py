@@ -98,7 +98,8 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         A row: what was run, its figures, and with which versions.
     """
     seed_everything(job["seed"], workers=True)
-    model = get_model(job["model"])
+    # as arguments: get_model would make omegaconf's lists of those in a dictionary, and no checkpoint of them is loaded
+    model = get_model({"class_path": job["model"]["class_path"]}, **job["model"].get("init_args", {}))
     model.post_processor, model.visualizer, model.evaluator = QuantilePostProcessor(), None, None
     datamodule = get_datamodule(job["data"])
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])

@@ -15,6 +15,7 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from omegaconf import OmegaConf
 from torch import nn
 from torchmetrics import Metric
 
@@ -82,6 +83,9 @@ class ReconstructionMixin(Base):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        for name, value in self.hparams.items():
+            if OmegaConf.is_config(value):  # from get_model; a checkpoint that holds one is not loaded
+                self.hparams[name] = OmegaConf.to_container(value)
         #: Height and width the network sees.
         self.image_size: tuple[int, int] = self.input_size or size
         self.max_train_steps = max_train_steps
