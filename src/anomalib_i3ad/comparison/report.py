@@ -63,7 +63,8 @@ def add_passes(page: Page, passes: Passes) -> None:
         ("found by the iteration and not by the first pass alone", passes.rescued(0, last)),
         ("found by the first pass alone and not by the iteration", passes.rescued(last, 0)),
     ):
-        page.paragraph(f"{len(names)} defective images {text}, if 5 % of good ones are rejected: {', '.join(names)}")
+        which = f": {', '.join(names)}" if names else ""
+        page.paragraph(f"{len(names)} defective images {text}, if 5 % of good ones are rejected{which}.")
 
 
 def write_report(
