@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +21,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.comparison import benchmark, report
 from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
+from anomalib_i3ad.comparison.cost import measure_cost
 from anomalib_i3ad.comparison.jobs import expand, jobs_of, key_of
 from anomalib_i3ad.comparison.page import Page
 from anomalib_i3ad.comparison.passes import Passes, measure_passes
@@ -86,6 +89,22 @@ class TestJobs:
     def test_names_a_model_without_class_path(self) -> None:
         with pytest.raises(ValueError, match=r"model: .* class_path"):
             jobs_of({"benchmark": {"model": {"name": "I3AD"}, "data": {"class_path": "MVTec"}}})
+
+
+class FixedBatch:
+    """A model whose graph takes two images at a time, as anomalib exports PatchCore."""
+
+    def to_openvino(self, folder: str) -> Path:
+        image = ops.parameter([2, 3, -1, -1], np.float32)
+        path = Path(folder) / "model.xml"
+        ov.save_model(ov.Model([ops.reduce_mean(image, [1, 2, 3])], [image]), path)
+        return path
+
+
+def test_cost_of_a_graph_of_fixed_batch(texture_root: Path) -> None:
+    cost = measure_cost(FixedBatch(), sorted(texture_root.rglob("*.png"))[:2])
+    assert cost.milliseconds > 0
+    assert 0 < cost.megabytes < 0.01
 
 
 class TestBenchmark:
