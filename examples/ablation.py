@@ -59,6 +59,8 @@ for of_mask, of_score in itertools.product(CHOICES, CHOICES[:2]):
         for k in range(first.shape[1]):
             model.mask_threshold[k] = float(np.quantile(first[:, k].numpy(), QUANTILE))
         films = [[frame.residual for frame in model.film(image)] for image in track(every.split(1), transient=True)]
+        # what stopped keeps its last residual
+        films = [film + film[-1:] * (1 + max(LIMITS) - len(film)) for film in films]
     for limit in LIMITS:
         cells = []
         for maps in (

@@ -298,6 +298,12 @@ class TestIteration:
         result = model.iterate(image)
         assert result.passes.item() == 2
         torch.testing.assert_close(result.anomaly_map, torch.stack(maps).mean(dim=0), rtol=0, atol=1e-6)
+        # one that stops after a pass keeps its residual, and weighs as much as one that goes on
+        model.min_shrink = 1.1
+        stopped = model.iterate(image)
+        assert stopped.passes.item() == 1
+        expected = (maps[0] + 2 * maps[1]) / 3
+        torch.testing.assert_close(stopped.anomaly_map, expected, rtol=0, atol=1e-6)
 
     def test_image_that_never_converges_ends(self, model: I3ADModel) -> None:
         model.mask_threshold.fill_(0.0)  # everything stays hidden

@@ -52,9 +52,10 @@ def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
         with torch.no_grad():
             frames = model.model.film(image.to(model.device))
         residual = torch.cat([frame.residual for frame in frames]).cpu()
+        residual = torch.cat([residual, residual[-1:].expand(count - len(residual), -1, -1, -1)])
         if model.model.anomaly_map == "mean":
-            residual = residual.cumsum(dim=0) / torch.arange(1, len(residual) + 1)[:, None, None, None]
-        maps.append(torch.cat([residual, residual[-1:].expand(count - len(residual), -1, -1, -1)]))
+            residual = residual.cumsum(dim=0) / torch.arange(1, count + 1)[:, None, None, None]
+        maps.append(residual)
         used.append(len(frames) - 1)
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     mask = torch.cat([batch.gt_mask for batch in predictions]).bool().flatten().numpy()

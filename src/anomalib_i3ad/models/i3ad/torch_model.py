@@ -58,7 +58,7 @@ class I3ADModel(ImageModel):
         max_iterations: Most inpaintings after the lattice pass.
         min_shrink: An image stops when its hole lost less than this share of its area.
         reinpaint: What is masked next, the ``original`` image or the ``previous`` inpainting.
-        anomaly_map: ``last`` residual, or ``mean`` of all iterations.
+        anomaly_map: ``last`` residual, or ``mean`` over all iterations; an image that stops early keeps its last.
         image_score: ``mean`` or ``max`` of the map, or mean of its ``top_k`` per cent.
 
     Raises:
@@ -191,7 +191,7 @@ class I3ADModel(ImageModel):
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
             image, *for_residuals = constants
-            inpainting, anomaly_map, hole = state
+            inpainting, _, hole, *total = state
             inpainting = self.generator.inpaint(image if self.reinpaint == "original" else inpainting, hole)
             found = residuals(for_residuals, inpainting)
             now, next_hole = self.map_of(found), self.hole_of(found)
@@ -199,9 +199,8 @@ class I3ADModel(ImageModel):
                 frames.append(Frame(hole, inpainting, now))
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            return (inpainting, anomaly_map + now if mean else now, next_hole), goes_on
+            return (inpainting, now, next_hole, *(of_all + now for of_all in total)), goes_on
 
-        mean = self.anomaly_map == "mean"
         constants = tuple(value for own in prepared for value in own)
         inpainting = self.first_inpainting(image)
         found = residuals(constants, inpainting)
@@ -209,11 +208,15 @@ class I3ADModel(ImageModel):
         if frames is not None:
             frames.append(Frame(self.lattices(*image.shape[-2:])[0, :1].to(image), inpainting, anomaly_map))
         active = hole.mean(dim=(1, 2, 3)) > 0
-        (inpainting, anomaly_map, hole), passes = repeat_active(
-            inpaint_again, (image, *constants), (inpainting, anomaly_map, hole), active, self.max_iterations
+        # a copy: the states of an exported loop may not share memory
+        total = [anomaly_map.clone()] if self.anomaly_map == "mean" else []
+        (inpainting, anomaly_map, hole, *total), passes = repeat_active(
+            inpaint_again, (image, *constants), (inpainting, anomaly_map, hole, *total), active, self.max_iterations
         )
-        if mean:
-            anomaly_map = anomaly_map / (1 + passes)[:, None, None, None]
+        if total:
+            # an image that stopped keeps its last residual, or those that go on would be divided by more
+            left = (self.max_iterations - passes)[:, None, None, None]
+            anomaly_map = (total[0] + left * anomaly_map) / (1 + self.max_iterations)
         return Iteration(inpainting, anomaly_map, hole, passes)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
