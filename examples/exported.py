@@ -88,7 +88,7 @@ def main() -> None:  # noqa: C901
     used: dict[str, list[int]] = defaultdict(list)
     for path in track(paths, "comparing"):
         image = read_image(path, as_tensor=True).numpy()[None]
-        expected = predicted[path]
+        expected = predicted[path.resolve()]
         by_runtime = {
             "ONNX Runtime": dict(zip(names, session.run(names, {"input": image}), strict=True)),
             "OpenVINO": compiled(image),

@@ -114,7 +114,8 @@ datamodule.setup()
 epoch, held_out = len(datamodule.train_dataloader()), datamodule.val_data
 image = torch.rand(batch_size, 3, *model.image_size, device=device)
 lattices, rng = model.model.lattices(*model.image_size).flatten(0, 1), np.random.default_rng(0)
-optimizers = model.configure_optimizers()
+networks = [net for net in (model.model.generator, model.discriminator) if net is not None]
+optimizers = [torch.optim.Adam(net.parameters()) for net in networks]
 model.model.mask_threshold.fill_(0)  # every pass is run
 
 
