@@ -79,7 +79,7 @@ def main() -> None:  # noqa: C901
         predicted = {}
         for kind in sorted(path for path in test.iterdir() if path.is_dir()):
             for batch in engine.predict(model, data_path=kind):
-                predicted[Path(batch.image_path[0])] = batch
+                predicted[Path(batch.image_path[0]).resolve()] = batch
 
     names = ("pred_score", "pred_label", "anomaly_map")
     worst: dict[tuple[str, str], float] = defaultdict(float)
