@@ -18,6 +18,7 @@ from common import images, load, make_parser
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
+from anomalib_i3ad.components.film import maps_by_pass
 from anomalib_i3ad.data.defects import DEFECTS
 from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 
@@ -58,17 +59,13 @@ for of_mask, of_score in itertools.product(CHOICES, CHOICES[:2]):
         first = torch.cat([model.first_residuals(image) for image in normal.split(8)])
         for k in range(first.shape[1]):
             model.mask_threshold[k] = float(np.quantile(first[:, k].numpy(), QUANTILE))
-        films = [[frame.residual for frame in model.film(image)] for image in track(every.split(1), transient=True)]
-        # what stopped keeps its last residual
-        films = [film + film[-1:] * (1 + max(LIMITS) - len(film)) for film in films]
+        films = [model.film(image) for image in track(every.split(1), transient=True)]
+    by_pass = [torch.stack([maps_by_pass(film, max(LIMITS), kind) for film in films]) for kind in ("last", "mean")]
     for limit in LIMITS:
         cells = []
-        for maps in (
-            torch.cat([film[: limit + 1][-1] for film in films]),
-            torch.cat([torch.stack(film[: limit + 1]).mean(dim=0) for film in films]),
-        ):
-            cells.append(roc_auc_score(label, maps.mean(dim=(1, 2, 3)).numpy()))
-            cells.append(roc_auc_score(mask, maps.flatten().numpy()))
+        for maps in by_pass:
+            cells.append(roc_auc_score(label, maps[:, limit].mean(dim=(1, 2, 3)).numpy()))
+            cells.append(roc_auc_score(mask, maps[:, limit].flatten().numpy()))
         mask_name = of_mask if isinstance(of_mask, str) else " or ".join(of_mask)
         print(
             f"| {mask_name} | {of_score} | {limit} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |", flush=True

@@ -22,7 +22,7 @@ parser = ArgumentParser()
 parser.add_argument("good", nargs="?", type=Path)
 parser.add_argument("--others", type=Path)
 parser.add_argument("--out", type=Path, default=Path("runs/own"))
-parser.add_argument("--steps", type=int, default=600, help="training steps; more is better, up to 20 passes over GOOD")
+parser.add_argument("--steps", type=int, default=600, help="training steps")
 arguments = parser.parse_args()
 good, others = arguments.good, arguments.others
 if good is None:

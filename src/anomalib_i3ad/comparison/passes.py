@@ -9,6 +9,8 @@ import torch
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
+from anomalib_i3ad.components.film import maps_by_pass
+
 #: Share of good images rejected by the limit at which images before and after the iteration are compared.
 REJECTED = 0.05
 
@@ -45,17 +47,13 @@ def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
         model: Trained I3AD.
         predictions: Batches of test images with their masks, at the model's input size.
     """
-    count = 1 + model.model.max_iterations
+    limit = model.model.max_iterations
     maps, used = [], []
     for item in track([item for batch in predictions for item in batch], "iterating"):
         image = item.image.as_subclass(torch.Tensor)[None].float()
         with torch.no_grad():
             frames = model.model.film(image.to(model.device))
-        residual = torch.cat([frame.residual for frame in frames]).cpu()
-        residual = torch.cat([residual, residual[-1:].expand(count - len(residual), -1, -1, -1)])
-        if model.model.anomaly_map == "mean":
-            residual = residual.cumsum(dim=0) / torch.arange(1, count + 1)[:, None, None, None]
-        maps.append(residual)
+        maps.append(maps_by_pass(frames, limit, model.model.anomaly_map).cpu())
         used.append(len(frames) - 1)
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     mask = torch.cat([batch.gt_mask for batch in predictions]).bool().flatten().numpy()
@@ -68,6 +66,6 @@ def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
         image_auroc=[roc_auc_score(label, column) for column in score.T],
         pixel_auroc=[
             roc_auc_score(mask, torch.cat([of_image[number] for of_image in maps]).flatten().numpy())
-            for number in range(count)
+            for number in range(1 + limit)
         ],
     )
