@@ -190,7 +190,17 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         """One step of generator and discriminator, both judged before either moves."""
         del batch_idx
         image = image_of(batch)
-        hole = self.draw_holes(image)
+        loss, shown = self.losses(image, self.draw_holes(image))
+        self.check_losses(**shown)
+        self.step_optimizers(loss)
+
+    def losses(self, image: torch.Tensor, hole: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What a step minimises, and the terms it consists of.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+            hole: ``(N, 1, H, W)`` in {0, 1}.
+        """
         drawn = self.model.generator(image, hole)
         l1 = reconstruction_loss(image, drawn)
         loss, shown = self.l1_weight * l1, {"l1_loss": l1}
@@ -209,8 +219,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
             judged = discriminator_loss(*logits.chunk(2))
             loss = loss + self.adversarial_weight * adversarial + judged
             shown |= {"generator_loss": adversarial, "discriminator_loss": judged}
-        self.check_losses(**shown)
-        self.step_optimizers(loss)
+        return loss, shown
 
     def on_validation_epoch_start(self) -> None:
         """Calibrate u on the first residual of normal validation images.
