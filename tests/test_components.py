@@ -222,8 +222,9 @@ class TestLoops:
 class TestImageScore:
     def test_by_hand(self) -> None:
         anomaly_map = torch.arange(10_000.0).reshape(1, 1, 100, 100)
-        scores = [ImageScore(reduction)(anomaly_map).item() for reduction in ("mean", "max", "top_k")]
-        assert scores == pytest.approx([4999.5, 9999, 9949.5])
+        scores = [ImageScore(reduction)(anomaly_map).item() for reduction in ("mean", "rms", "max", "top_k")]
+        # the squares of 0 to n - 1 sum up to (n - 1) n (2 n - 1) / 6
+        assert scores == pytest.approx([4999.5, (9999 * 19_999 / 6) ** 0.5, 9999, 9949.5])
 
 
 class TestGatedConv2d:
