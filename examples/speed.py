@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime
 import openvino as ov
 import torch
+import yaml
 from anomalib.models import AnomalibModule, Draem, EfficientAd, Padim, Patchcore, Stfpm
 from anomalib.models.components import TimmFeatureExtractor
 from torch.utils.flop_counter import FlopCounterMode
@@ -39,6 +40,12 @@ ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
 def i3ad() -> AnomalibModule:
     """I3AD that hides everything at every pass and takes all passes."""
     return I3AD(mask_threshold=0.0, min_shrink=-1.0, adversarial_weight=0.0)
+
+
+def i3ad_by_features() -> AnomalibModule:
+    """I3AD as ``configs/i3ad_features_cpu.yaml`` has it, at 128 px, taking all passes over everything."""
+    config = yaml.safe_load((Path(__file__).parents[1] / "configs" / "i3ad_features_cpu.yaml").read_text())
+    return I3AD(**config["model"]["init_args"], mask_threshold=0.0, min_shrink=-1.0)
 
 
 def patchcore() -> AnomalibModule:
@@ -75,6 +82,7 @@ def draem() -> AnomalibModule:
 
 MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "I3AD": i3ad,
+    "I3AD-features": i3ad_by_features,
     "SsimAe": lambda: SsimAe(image_size=SIZE),
     "Riad": Riad,
     "AnoGan": lambda: AnoGan(image_size=SIZE),
