@@ -222,9 +222,10 @@ class TestLoops:
 class TestImageScore:
     def test_by_hand(self) -> None:
         anomaly_map = torch.arange(10_000.0).reshape(1, 1, 100, 100)
-        scores = [ImageScore(reduction)(anomaly_map).item() for reduction in ("mean", "rms", "max", "top_k")]
-        # the squares of 0 to n - 1 sum up to (n - 1) n (2 n - 1) / 6
-        assert scores == pytest.approx([4999.5, (9999 * 19_999 / 6) ** 0.5, 9999, 9949.5])
+        scores = [ImageScore(reduction)(anomaly_map).item() for reduction in ("mean", "l4", "max", "top_k")]
+        # fourth powers of 0 to m sum up to m (m + 1) (2 m + 1) (3 m^2 + 3 m - 1) / 30
+        fourth = 9999 * 19_999 * (3 * 9999**2 + 3 * 9999 - 1) / 30
+        assert scores == pytest.approx([4999.5, fourth**0.25, 9999, 9949.5])
 
 
 class TestGatedConv2d:

@@ -7,7 +7,7 @@ from torch import nn
 
 from .arguments import check_choice
 
-Reduction = Literal["mean", "rms", "max", "top_k"]
+Reduction = Literal["mean", "l4", "max", "top_k"]
 TOP_K_FRACTION = 0.01
 
 
@@ -15,8 +15,8 @@ class ImageScore(nn.Module):
     """Reduce anomaly maps to one score an image.
 
     Args:
-        reduction: ``mean``, root mean square (``rms``) or ``max`` of the map, or mean of its highest per cent
-            (``top_k``).
+        reduction: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean of its highest
+            per cent (``top_k``).
 
     Raises:
         ValueError: If ``reduction`` is none of these.
@@ -32,8 +32,8 @@ class ImageScore(nn.Module):
         flat = anomaly_map.flatten(1)
         if self.reduction == "mean":
             return flat.mean(dim=1)
-        if self.reduction == "rms":
-            return flat.square().mean(dim=1).sqrt()
+        if self.reduction == "l4":
+            return flat.square().square().mean(dim=1).sqrt().sqrt()
         if self.reduction == "max":
             return flat.amax(dim=1)
         return flat.topk(max(1, round(TOP_K_FRACTION * flat.shape[1])), dim=1).values.mean(dim=1)

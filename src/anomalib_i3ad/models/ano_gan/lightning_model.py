@@ -46,8 +46,8 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         discrimination_weight: Weight lambda of the discrimination term in search and score.
         discrimination: The score's term: distance of the discriminator's inner ``features``, or its ``logit``
             on the drawing, the paper's reference score.
-        image_score: ``mean``, root mean square (``rms``) or ``max`` of the patches' scores, or mean of their highest
-            per cent (``top_k``).
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the patches' scores, or mean
+            of their highest per cent (``top_k``).
         encoder_share: Share of the training steps that train the encoder.
         feature_weight: Weight kappa of the features in the encoder's loss.
         learning_rate: Learning rate of the three Adam optimisers.

@@ -36,8 +36,8 @@ class AnoGanModel(ImageModel):
         discrimination_weight: lambda, weight of the discrimination term, in [0, 1].
         discrimination: The term of the score: distance of inner ``features``, or the ``logit`` of the
             drawing (the paper's reference score).
-        image_score: ``mean``, root mean square (``rms``) or ``max`` of the patches' scores, or mean of their highest
-            per cent (``top_k``).
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the patches' scores, or mean
+            of their highest per cent (``top_k``).
         seed: Seed of the vector at which a search without encoder starts.
 
     Raises:

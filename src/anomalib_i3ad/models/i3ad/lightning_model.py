@@ -72,8 +72,8 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         min_shrink: An image stops when its hole lost less than this share of its area.
         reinpaint: What is hidden and inpainted again: the ``original`` or the ``previous`` inpainting.
         anomaly_map: The ``last`` residual, or the ``mean`` over iterations; an image that stops early keeps its last.
-        image_score: ``mean``, root mean square (``rms``) or ``max`` of the anomaly map, or mean of its highest per
-            cent (``top_k``).
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
+            of its highest per cent (``top_k``).
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.

@@ -59,7 +59,7 @@ class I3ADModel(ImageModel):
         min_shrink: An image stops when its hole lost less than this share of its area.
         reinpaint: What is masked next, the ``original`` image or the ``previous`` inpainting.
         anomaly_map: ``last`` residual, or ``mean`` over all iterations; an image that stops early keeps its last.
-        image_score: ``mean``, ``rms`` or ``max`` of the map, or mean of its ``top_k`` per cent.
+        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
 
     Raises:
         ValueError: If an argument is none of these.

@@ -36,8 +36,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         grayscale: Work on luminance instead of three colours.
         loss: ``ssim``, or ``l2`` for the twin.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        image_score: ``mean``, root mean square (``rms``) or ``max`` of the anomaly map, or mean of its highest per
-            cent (``top_k``).
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
+            of its highest per cent (``top_k``).
         learning_rate: Learning rate of Adam.
         weight_decay: Weight decay of Adam.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own

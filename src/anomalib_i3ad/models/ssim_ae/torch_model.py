@@ -63,8 +63,8 @@ class SsimAeModel(ImageModel):
         mode: ``objects`` reads an image as a whole, ``textures`` in overlapping windows whose maps are averaged.
         stride: Distance of the windows in pixels.
         residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        image_score: ``mean``, root mean square (``rms``) or ``max`` of the map, or mean of its highest per cent
-            (``top_k``).
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
+            of its highest per cent (``top_k``).
 
     Raises:
         ValueError: If an argument is none of these.
