@@ -32,6 +32,15 @@ class TestI3AD(ModelTester):
         assert 0 < threshold < 1
         assert I3AD.load_from_checkpoint(fitted[1]).model.mask_threshold == threshold
 
+    def test_validation_calibrates_the_mask_anew(self, fitted, textures: Textures) -> None:
+        """A checkpoint under another ``mask_quantile`` must not keep the old u."""
+        model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
+        make_engine().validate(model, datamodule=textures, verbose=False)
+        images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
+        expected = np.quantile(model.model.eval().first_residuals(images).detach().numpy(), 0.5)
+        assert model.model.mask_threshold.item() == pytest.approx(expected, rel=1e-5)
+        assert model.model.mask_threshold < fitted[0].model.mask_threshold
+
 
 class TestTwoStages(ModelTester):
     """The shared tests, with contextual attention and every option that is not the default."""

@@ -228,7 +228,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         Raises:
             ValueError: If validation holds no normal image.
         """
-        if not (self.calibrates_mask and self.trainer.state.fn == "fit"):
+        if not self.calibrates_mask:
             return
         found = []
         for batch in self.trainer.val_dataloaders or ():

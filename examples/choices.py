@@ -1,0 +1,117 @@
+"""What does each choice that I3AD's sources leave open change? Measured without real images, on the embedded textures.
+
+    python examples/choices.py
+    python examples/choices.py --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
+
+Trains a small I3AD on every texture and seed, once as ``BASE`` has it and once for every choice that training depends
+on; the others are tried on the base's generator, calibrated anew. Prints a Markdown table of image and pixel AUROC and
+of their differences from the base, each the mean over textures and seeds, with the deviation of the differences. Small,
+shortly trained and on drawn defects: it ranks, and promises nothing.
+"""
+
+import logging
+from argparse import ArgumentParser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+from common import make_engine
+from lightning import seed_everything
+from rich.progress import track
+from torchvision.transforms.v2 import RandomHorizontalFlip
+
+from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
+
+BASE: dict[str, Any] = {
+    "image_size": 64,
+    "width": 8,
+    "discriminator_width": 16,
+    "adversarial_weight": 0.0,
+    "learning_rate": 2e-3,
+    "lr_schedule": "cosine",
+    "max_train_steps": 400,
+}
+#: Choices that training depends on; ``flips`` is the datamodule's.
+TRAINING: dict[str, list[Any]] = {
+    "lattice_probability": [0.0, 1.0],
+    "adversarial_weight": [0.01, 0.1, 1.0],
+    "width": [4, 16],
+    "stages": [2],
+    "learning_rate": [1e-3, 4e-3],
+    "flips": [True],
+}
+INFERENCE: dict[str, list[Any]] = {
+    "initial_grid": [2, 8, 16, [4, 8], [2, 4, 8]],
+    "mask_residual": ["l2", ["ssim", "l2"]],
+    "score_residual": ["l2", ["ssim", "l2"]],
+    "mask_quantile": [0.8, 0.9, 0.99],
+    "max_iterations": [0, 1, 2, 8],
+    "min_shrink": [0.0, 0.2],
+    "mask_edge": [0.0],
+    "reinpaint": ["previous"],
+    "anomaly_map": ["mean"],
+    "image_score": ["l4", "top_k", "max"],
+}
+Figures = tuple[float, float]
+
+
+def measure(choice: dict[str, Any], images: dict[str, Any], seed: int, base: I3AD | None) -> tuple[I3AD, Figures]:
+    """Image and pixel AUROC of a choice; trained, or calibrated on the generator of ``base``."""
+    seed_everything(seed)
+    flips = RandomHorizontalFlip() if choice.pop("flips", False) else None
+    model = I3AD(**{**BASE, **choice}, seed=seed, evaluator=False, visualizer=False)
+    with TemporaryDirectory() as folder:
+        datamodule = Textures(**images, train_augmentations=flips, train_batch_size=8, num_workers=0)
+        engine = make_engine(
+            folder, max_epochs=-1, check_val_every_n_epoch=10_000, accelerator="cpu", enable_progress_bar=False
+        )
+        if base is None:
+            engine.fit(model, datamodule=datamodule)
+        else:
+            model.model.generator.load_state_dict(base.model.generator.state_dict())
+            engine.validate(model, datamodule=datamodule, verbose=False)
+        return model, measure_accuracy(predict(engine, model, datamodule))[:2]
+
+
+def main() -> None:
+    """Measure every choice and print the table."""
+    parser = ArgumentParser()
+    parser.add_argument("--textures", nargs="+", default=["fabric", "brick"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--only", nargs="+", metavar="NAME=VALUE", help="these choices alone")
+    parser.add_argument("--root", type=Path, default=Path("datasets/Textures"))
+    parser.add_argument("--steps", type=int, default=BASE["max_train_steps"])
+    arguments = parser.parse_args()
+    BASE["max_train_steps"] = arguments.steps
+    logging.disable(logging.WARNING)
+    choices = [{name: value} for tried in (TRAINING, INFERENCE) for name, values in tried.items() for value in values]
+    if arguments.only:
+        pairs = (pair.split("=", 1) for pair in arguments.only)
+        choices = [{name: yaml.safe_load(value)} for name, value in pairs]
+    images = {"root": arguments.root, "image_size": BASE["image_size"]}
+    cells = [({"category": texture, **images}, seed) for texture in arguments.textures for seed in arguments.seeds]
+    found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
+    for of_cell, seed in cells:
+        base, figures = measure({}, of_cell, seed, None)
+        found[0].append(figures)
+        for number, choice in enumerate(track(choices, f"{of_cell['category']} {seed}"), start=1):
+            trained = None if set(choice) <= set(TRAINING) else base
+            found[number].append(measure(dict(choice), of_cell, seed, trained)[1])
+    print("| choice | image AUROC | change | pixel AUROC | change |\n|---|---|---|---|---|")
+    for name, figures in zip(["base", *map(_name, choices)], np.array(found), strict=True):
+        change = figures - np.array(found[0])
+        columns = [
+            f"{figures[:, k].mean():.3f} | {change[:, k].mean():+.3f} ± {change[:, k].std():.3f}" for k in range(2)
+        ]
+        print(f"| {name} | {' | '.join(columns)} |")
+
+
+def _name(choice: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in choice.items())
+
+
+if __name__ == "__main__":
+    main()
