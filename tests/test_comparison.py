@@ -167,6 +167,29 @@ class TestBenchmark:
             benchmark.run(config, tmp_path / "out", Console())
         assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 3
 
+    def test_latencies_can_be_measured_again(
+        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        _, checkpoint, datamodule = trained
+        data = {"root": str(datamodule.root), "category": "fabric", "num_workers": 0}
+        config = {
+            "model": {"class_path": "anomalib_i3ad.I3AD"},
+            "data": {"class_path": "anomalib_i3ad.MVTec", "init_args": data},
+            "seed": {"grid": [0, 1, 2]},
+        }
+        (tmp_path / "one.yaml").write_text(yaml.safe_dump({"benchmark": config}))
+        done, lost, _never_run = jobs_of({"benchmark": config})
+        for job in (done, lost):
+            benchmark.add_row(tmp_path / "results.csv", {**self.row(job), "milliseconds": 1e9, "megabytes": 0})
+        shutil.copytree(checkpoint.parent, tmp_path / key_of(done) / "weights")
+        assert benchmark.main(["--config", str(tmp_path / "one.yaml"), "--out", str(tmp_path), "--time-again"]) == 1
+        rows = benchmark.read_rows(tmp_path / "results.csv")
+        assert rows["key"].tolist() == [key_of(done), key_of(lost)]
+        assert 0 < rows["milliseconds"][0] < rows["milliseconds"][1] == 1e9
+        assert 0 < rows["megabytes"][0] < 10
+        assert rows["image_auroc"].tolist() == [0.5, 0.5]
+        assert f"{key_of(lost)} holds no checkpoint" in capsys.readouterr().out.replace("\n", "")
+
     def test_says_which_file_is_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stopped:
             benchmark.main(["--config", str(tmp_path / "absent.yaml")])

@@ -1,7 +1,8 @@
 """``anomalib-i3ad benchmark``: train and test many models; a row is written as each job ends.
 
 The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips
-what is done and repeats what failed.
+what is done and repeats what failed; ``--time-again`` measures latencies once more, when the machine has nothing else
+to do.
 """
 
 import logging
@@ -13,7 +14,7 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from .jobs import jobs_of, key_of, run_job, title_of
+from .jobs import jobs_of, key_of, run_job, time_job, title_of
 
 logger = logging.getLogger(__name__)
 SHOWN = [
@@ -35,9 +36,13 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def add_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
+    """Append a row."""
     rows, new = read_rows(path), pd.DataFrame([row])
-    rows = pd.concat([rows, new], ignore_index=True) if len(rows) else new  # no rows would make floats of integers
+    write_rows(path, pd.concat([rows, new], ignore_index=True) if len(rows) else new)  # none would make floats
+
+
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write all rows; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
     aside = path.with_suffix(".new")
     rows.to_csv(aside, index=False)
     aside.replace(path)
@@ -77,13 +82,42 @@ def run(config: Path, out: Path, console: Console) -> int:
     return 1 if failed else 0
 
 
+def time_again(config: Path, out: Path, console: Console) -> int:
+    """Measure latency and size of the finished jobs of a configuration once more.
+
+    Returns:
+        0, or 1 if a model could not be timed; its row stays as it was.
+    """
+    results, failed = out / "results.csv", 0
+    for job in jobs_of(yaml.safe_load(config.read_text(encoding="utf-8"))):
+        rows = read_rows(results)
+        row = rows["key"] == key_of(job)
+        if not row.any():
+            continue
+        before = rows.loc[row, "milliseconds"].item()
+        try:
+            cost = time_job(job, out / key_of(job))
+        except Exception as error:
+            logger.exception("%s cannot be timed", title_of(job))
+            console.print(f"failed: {title_of(job)}: {error}", style="red", markup=False)
+            failed = 1
+            continue
+        for name, value in cost._asdict().items():
+            rows[name] = rows[name].mask(row, value)
+        write_rows(results, rows)
+        console.print(f"{title_of(job)}: {cost.milliseconds:.1f} ms (before: {before:.1f})")
+    return failed
+
+
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parser = ArgumentParser("anomalib-i3ad benchmark", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--config", type=Path, required=True, help="models, data and seeds; see configs/benchmark")
     parser.add_argument("--out", type=Path, help="folder for results.csv and checkpoints; runs/benchmark/NAME")
+    parser.add_argument("--time-again", action="store_true", help="measure latencies of finished jobs once more")
     parsed = parser.parse_args(arguments)
     try:
-        return run(parsed.config, parsed.out or Path("runs/benchmark") / parsed.config.stem, Console())
+        out = parsed.out or Path("runs/benchmark") / parsed.config.stem
+        return (time_again if parsed.time_again else run)(parsed.config, out, Console())
     except (OSError, ValueError, yaml.YAMLError) as error:
         parser.exit(2, f"anomalib-i3ad benchmark: {parsed.config}: {error}\n")

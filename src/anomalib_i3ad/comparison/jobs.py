@@ -7,19 +7,20 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import get_datamodule
+from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.engine import Engine
-from anomalib.models import get_model
+from anomalib.models import AnomalibModule, get_model
 from lightning import seed_everything
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 
 from .accuracy import measure_accuracy, predict
-from .cost import measure_cost
+from .cost import Cost, measure_cost
 
 TIMED_IMAGES = 12
 KEYS = {"seed", "model", "data", "trainer"}
@@ -89,6 +90,28 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def time_job(job: dict[str, Any], folder: Path) -> Cost:
+    """Time a model that :func:`run_job` trained into ``folder``.
+
+    Raises:
+        FileNotFoundError: If its checkpoint is not there.
+    """
+    checkpoint = next(folder.rglob("*.ckpt"), None)
+    if checkpoint is None:
+        msg = f"{folder} holds no checkpoint: remove the job's row and run it again"
+        raise FileNotFoundError(msg)
+    module, name = job["model"]["class_path"].rpartition(".")[::2]
+    cls: Any = getattr(import_module(module or "anomalib.models"), name)
+    return _cost(cls.load_from_checkpoint(checkpoint, map_location="cpu"), get_datamodule(job["data"]))
+
+
+def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    paths = [Path(path) for path in datamodule.test_data.samples.image_path]
+    return measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
+
+
 def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train, test, export and time one model; its checkpoint stays in ``folder``.
 
@@ -109,15 +132,13 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     fitted = time.perf_counter()
     predictions: Any = predict(engine, model, datamodule)
     accuracy = measure_accuracy(predictions)
-    paths = [Path(path) for batch in predictions for path in batch.image_path]
-    cost = measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
     return {
         "key": key_of(job),
         "model": class_name(job["model"]),
         "category": category_of(job),
         "seed": job["seed"],
         **accuracy._asdict(),
-        **cost._asdict(),
+        **_cost(model, datamodule)._asdict(),
         "fit_seconds": round(fitted - start, 1),
         "model_args": json.dumps(job["model"].get("init_args", {}), sort_keys=True),
         "trainer": json.dumps(job["trainer"], sort_keys=True),
