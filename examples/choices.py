@@ -4,13 +4,14 @@
     python examples/choices.py --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
 
 Trains a small I3AD on every texture and seed, once as ``BASE`` has it and once for every choice that training depends
-on; the others are tried on the base's generator, calibrated anew. Prints a Markdown table of image and pixel AUROC and
-of their differences from the base, each the mean over textures and seeds, with the deviation of the differences. Small,
-shortly trained and on drawn defects: it ranks, and promises nothing.
+on; the others are tried on the base's generator, calibrated anew. Prints a Markdown table after every texture and seed:
+image and pixel AUROC and their differences from the base, each the mean of those so far, with the deviation of the
+differences. Small, shortly trained and on drawn defects: it ranks, and promises nothing.
 """
 
 import logging
 from argparse import ArgumentParser
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,11 +59,14 @@ INFERENCE: dict[str, list[Any]] = {
 Figures = tuple[float, float]
 
 
-def measure(choice: dict[str, Any], images: dict[str, Any], seed: int, base: I3AD | None) -> tuple[I3AD, Figures]:
+def measure(
+    choice: dict[str, Any], images: dict[str, Any], seed: int, base: I3AD | None = None
+) -> tuple[I3AD, Figures]:
     """Image and pixel AUROC of a choice; trained, or calibrated on the generator of ``base``."""
     seed_everything(seed)
+    choice = {**BASE, **choice}
     flips = RandomHorizontalFlip() if choice.pop("flips", False) else None
-    model = I3AD(**{**BASE, **choice}, seed=seed, evaluator=False, visualizer=False)
+    model = I3AD(**choice, seed=seed, evaluator=False, visualizer=False)
     with TemporaryDirectory() as folder:
         datamodule = Textures(**images, train_augmentations=flips, train_batch_size=8, num_workers=0)
         engine = make_engine(
@@ -92,25 +96,29 @@ def main() -> None:
         pairs = (pair.split("=", 1) for pair in arguments.only)
         choices = [{name: yaml.safe_load(value)} for name, value in pairs]
     images = {"root": arguments.root, "image_size": BASE["image_size"]}
-    cells = [({"category": texture, **images}, seed) for texture in arguments.textures for seed in arguments.seeds]
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
-    for of_cell, seed in cells:
-        base, figures = measure({}, of_cell, seed, None)
+    for texture, seed in product(arguments.textures, arguments.seeds):
+        of_cell = {"category": texture, **images}
+        base, figures = measure({}, of_cell, seed)
         found[0].append(figures)
-        for number, choice in enumerate(track(choices, f"{of_cell['category']} {seed}"), start=1):
+        for number, choice in enumerate(track(choices, f"{texture} {seed}"), start=1):
             trained = None if set(choice) <= set(TRAINING) else base
-            found[number].append(measure(dict(choice), of_cell, seed, trained)[1])
-    print("| choice | image AUROC | change | pixel AUROC | change |\n|---|---|---|---|---|")
-    for name, figures in zip(["base", *map(_name, choices)], np.array(found), strict=True):
+            found[number].append(measure(choice, of_cell, seed, trained)[1])
+        print(f"\n{len(found[0])} of texture and seed, {texture} {seed} the last\n")
+        print(table(choices, found), flush=True)
+
+
+def table(choices: list[dict[str, Any]], found: list[list[Figures]]) -> str:
+    """Markdown of the figures found so far, the base's first."""
+    lines = ["| choice | image AUROC | change | pixel AUROC | change |", "|---|---|---|---|---|"]
+    names = [", ".join(f"{name}={value}" for name, value in choice.items()) for choice in choices]
+    for name, figures in zip(["base", *names], np.array(found), strict=True):
         change = figures - np.array(found[0])
-        columns = [
+        columns = (
             f"{figures[:, k].mean():.3f} | {change[:, k].mean():+.3f} ± {change[:, k].std():.3f}" for k in range(2)
-        ]
-        print(f"| {name} | {' | '.join(columns)} |")
-
-
-def _name(choice: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in choice.items())
+        )
+        lines.append(f"| {name} | {' | '.join(columns)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

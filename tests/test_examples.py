@@ -90,6 +90,20 @@ def test_ablation_ranks_every_choice(named: list[object]) -> None:
             assert row[3:5] == row[5:7]
 
 
+def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
+    tried = ["width=4", "max_iterations=0", "max_iterations=4"]
+    named = ["--textures", "fabric", "--seeds", 0, 1, "--root", tmp_path]
+    printed = run("choices.py", *named, "--steps", 2, "--only", *tried)
+    both = rows(printed.split("2 of texture and seed")[1])
+    assert [row[0] for row in both] == ["base", *tried]
+    base, width, none, four = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in both)
+    assert four == base  # which takes 4 passes, calibrated anew on the same generator
+    assert base[1] == base[3] == 0
+    for other in (width, none):
+        assert other != base
+        assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)
+
+
 def test_own_images_and_the_line_agree(named: list[object], tmp_path: Path) -> None:
     fabric = Path(str(named[3])) / "fabric"
     trained = run(
