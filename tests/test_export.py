@@ -157,9 +157,12 @@ def test_anomalib_reads_the_file(untrained: I3AD, exported: Path, textures: Text
 
 def test_model_api_reads_the_file(exported: Path) -> None:
     models = pytest.importorskip("model_api.models", reason="needs openvino-model-api")
+    from model_api.adapters import OpenvinoAdapter, create_core
+
     from anomalib_i3ad.deploy import Inspector
 
-    model, inspector = models.Model.create_model(str(exported), device="CPU"), Inspector(exported)
+    adapter = OpenvinoAdapter(create_core(), str(exported), device="CPU", plugin_config=FP32)
+    model, inspector = models.Model.create_model(adapter), Inspector(exported)
     for image in images():
         pixels = (255 * image[0]).round().byte().permute(1, 2, 0).numpy()
         result, expected = model(pixels), inspector.inspect(pixels)
