@@ -111,13 +111,14 @@ def test_own_images_and_the_line_agree(named: list[object], tmp_path: Path) -> N
     trained = run(
         "own_images.py", fabric / "train" / "good", "--others", fabric / "test", "--out", tmp_path, "--steps", 2
     )
-    judged = {path: (word, float(score)) for path, word, score in re.findall(VERDICT, trained, re.MULTILINE)}
+    judged = {path: (word, float(score)) for path, word, score in re.findall(VERDICT + " ", trained, re.MULTILINE)}
     assert len(judged) == 14 == len(list((tmp_path / "strips").rglob("*.png")))
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     xml = re.findall(r"--model (\S+)", trained)[0]
     told = run("line.py", xml, broken, *judged, "--out", tmp_path / "rejected")
-    at_the_line = {path: (word.lower(), float(score)) for path, word, score in re.findall(VERDICT, told, re.MULTILINE)}
+    found = re.findall(VERDICT + r", \d passes, \d+ ms$", told, re.MULTILINE)
+    at_the_line = {path: (word.lower(), float(score)) for path, word, score in found}
     assert at_the_line.keys() == judged.keys()
     for path, (word, score) in judged.items():
         assert at_the_line[path] == (word, pytest.approx(score, abs=0.0011))  # printed with three digits

@@ -38,7 +38,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 def add_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row."""
     rows, new = read_rows(path), pd.DataFrame([row])
-    write_rows(path, pd.concat([rows, new], ignore_index=True) if len(rows) else new)  # none would make floats
+    # beside no rows integers would become floats
+    write_rows(path, pd.concat([rows, new], ignore_index=True) if len(rows) else new)
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
@@ -89,8 +90,8 @@ def time_again(config: Path, out: Path, console: Console) -> int:
         0, or 1 if a model could not be timed; its row stays as it was.
     """
     results, failed = out / "results.csv", 0
+    rows = read_rows(results)
     for job in jobs_of(yaml.safe_load(config.read_text(encoding="utf-8"))):
-        rows = read_rows(results)
         row = rows["key"] == key_of(job)
         if not row.any():
             continue

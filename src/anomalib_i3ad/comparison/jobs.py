@@ -102,12 +102,13 @@ def time_job(job: dict[str, Any], folder: Path) -> Cost:
         raise FileNotFoundError(msg)
     module, name = job["model"]["class_path"].rpartition(".")[::2]
     cls: Any = getattr(import_module(module or "anomalib.models"), name)
-    return _cost(cls.load_from_checkpoint(checkpoint, map_location="cpu"), get_datamodule(job["data"]))
+    datamodule = get_datamodule(job["data"])
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    return _cost(cls.load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
 
 
 def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
-    datamodule.prepare_data()
-    datamodule.setup("test")
     paths = [Path(path) for path in datamodule.test_data.samples.image_path]
     return measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
 
