@@ -17,8 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import yaml
-from common import make_engine
+from common import assignments, make_engine
 from lightning import seed_everything
 from rich.progress import track
 from torchvision.transforms.v2 import RandomHorizontalFlip
@@ -60,15 +59,14 @@ Figures = tuple[float, float]
 
 
 def measure(
-    choice: dict[str, Any], images: dict[str, Any], seed: int, base: I3AD | None = None
+    *, images: dict[str, Any], seed: int, base: I3AD | None = None, flips: bool = False, **model_arguments: Any
 ) -> tuple[I3AD, Figures]:
-    """Image and pixel AUROC of a choice; trained, or calibrated on the generator of ``base``."""
+    """Image and pixel AUROC of a model; trained, or calibrated on the generator of ``base``."""
     seed_everything(seed)
-    choice = {**BASE, **choice}
-    flips = RandomHorizontalFlip() if choice.pop("flips", False) else None
-    model = I3AD(**choice, seed=seed, evaluator=False, visualizer=False)
+    model = I3AD(**model_arguments, seed=seed, evaluator=False, visualizer=False)
     with TemporaryDirectory() as folder:
-        datamodule = Textures(**images, train_augmentations=flips, train_batch_size=8, num_workers=0)
+        augmentations = RandomHorizontalFlip() if flips else None
+        datamodule = Textures(**images, train_augmentations=augmentations, train_batch_size=8, num_workers=0)
         engine = make_engine(
             folder, max_epochs=-1, check_val_every_n_epoch=10_000, accelerator="cpu", enable_progress_bar=False
         )
@@ -89,29 +87,28 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("datasets/Textures"))
     parser.add_argument("--steps", type=int, default=BASE["max_train_steps"])
     arguments = parser.parse_args()
-    BASE["max_train_steps"] = arguments.steps
     logging.disable(logging.WARNING)
-    choices = [{name: value} for tried in (TRAINING, INFERENCE) for name, values in tried.items() for value in values]
+    choices = [(name, value) for name, values in (TRAINING | INFERENCE).items() for value in values]
     if arguments.only:
-        pairs = (pair.split("=", 1) for pair in arguments.only)
-        choices = [{name: yaml.safe_load(value)} for name, value in pairs]
-    images = {"root": arguments.root, "image_size": BASE["image_size"]}
+        choices = assignments(arguments.only)
+    common = {**BASE, "max_train_steps": arguments.steps}
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
     for texture, seed in product(arguments.textures, arguments.seeds):
-        of_cell = {"category": texture, **images}
-        base, figures = measure({}, of_cell, seed)
+        images = {"category": texture, "root": arguments.root, "image_size": BASE["image_size"]}
+        base, figures = measure(images=images, seed=seed, **common)
         found[0].append(figures)
-        for number, choice in enumerate(track(choices, f"{texture} {seed}"), start=1):
-            trained = None if set(choice) <= set(TRAINING) else base
-            found[number].append(measure(choice, of_cell, seed, trained)[1])
+        for number, (name, value) in enumerate(track(choices, f"{texture} {seed}"), start=1):
+            trained = None if name in TRAINING else base
+            _, figures = measure(images=images, seed=seed, base=trained, **{**common, name: value})
+            found[number].append(figures)
         print(f"\n{len(found[0])} of texture and seed, {texture} {seed} the last\n")
         print(table(choices, found), flush=True)
 
 
-def table(choices: list[dict[str, Any]], found: list[list[Figures]]) -> str:
+def table(choices: list[tuple[str, Any]], found: list[list[Figures]]) -> str:
     """Markdown of the figures found so far, the base's first."""
     lines = ["| choice | image AUROC | change | pixel AUROC | change |", "|---|---|---|---|---|"]
-    names = [", ".join(f"{name}={value}" for name, value in choice.items()) for choice in choices]
+    names = [f"{name}={value}" for name, value in choices]
     for name, figures in zip(["base", *names], np.array(found), strict=True):
         change = figures - np.array(found[0])
         columns = (

@@ -30,6 +30,11 @@ def images(arguments: Namespace) -> MVTec:
     return MVTec(root=arguments.root, category=arguments.category, eval_batch_size=8, num_workers=0)
 
 
+def assignments(items: list[str]) -> list[tuple[str, Any]]:
+    """Names and values of arguments written NAME=VALUE, the values in YAML."""
+    return [(name, yaml.safe_load(value)) for name, value in (item.split("=", 1) for item in items)]
+
+
 def make_engine(folder: str | Path, **kwargs: Any) -> Engine:
     """Engine that leaves nothing outside ``folder``."""
     return Engine(devices=1, logger=False, default_root_dir=folder, **kwargs)
@@ -42,7 +47,7 @@ def load(arguments: Namespace, folder: str | Path) -> AnomalibModule:
         arguments: Parsed by :func:`make_parser`'s parser.
         folder: Where the engine may write.
     """
-    changed = {name: yaml.safe_load(value) for name, value in (item.split("=", 1) for item in arguments.set)}
+    changed = dict(assignments(arguments.set))
     cls = getattr(anomalib_i3ad, arguments.model)
     model = cls.load_from_checkpoint(arguments.checkpoint, map_location="cpu", visualizer=False, **changed)
     if changed:
