@@ -2,7 +2,7 @@
 
 NNCF leaves the body of a Loop alone, so every body is quantised as a graph of its own, on the values that
 really enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and
-score stay in float.
+score stay in float, but not a network that the residual itself looks through.
 """
 
 from collections.abc import Iterable, Iterator
