@@ -13,6 +13,8 @@ from anomalib.deploy import CompressionType
 from anomalib_i3ad import I3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.export.openvino import convert
+from anomalib_i3ad.export.quantization import quantize
 from model_tester import make_images
 
 
@@ -133,6 +135,21 @@ def test_int8_by_command_quantises_inside_the_loop(
     for image in images():
         difference = run(path, image.numpy())["pred_score"] - run(exported, image.numpy())["pred_score"]
         assert 0 < np.abs(difference).max() < 0.02
+
+
+def test_int8_leaves_what_compares_in_float() -> None:
+    seen = {"mask_residual": "features", "score_residual": "features", "layers": ["blocks.0"], "mask_threshold": 0.01}
+    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, **seen).eval()
+    model.post_processor.image_threshold.fill_(0.4)
+    model.post_processor.pixel_threshold.fill_(0.4)
+    images = [make_images(1, 64, 64, seed).numpy() for seed in range(2)]
+    quantized, found = quantize(convert(model, (64, 64), {}, {}), images)
+    (loop,) = graph.loops_of(quantized)
+    # stem, depthwise and pointwise, of the image and of its first inpainting; in the loop of the next inpainting
+    assert [(part.convolutions, len(part.quantized)) for part in found] == [(17 + 6, 17), (17 + 3, 17)]
+    for part, times in ((quantized, 2), (loop.get_function(), 1)):
+        depthwise = [node for node in part.get_ordered_ops() if node.get_type_name() == "GroupConvolution"]
+        assert [node.input_value(0).get_node().get_type_name() for node in depthwise] == ["Clamp"] * times
 
 
 def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:

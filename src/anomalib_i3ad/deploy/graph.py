@@ -14,6 +14,8 @@ MODEL_INFO = "model_info"
 OWN_INFO = "anomalib_i3ad"
 #: Entry of ours that names the tensors inside the graph by which a result is explained.
 DETAILS = "details"
+#: The one of them that is an image: the part as it should look.
+RECONSTRUCTION = "reconstruction"
 #: Full precision on every device: thresholds were found in it.
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}
 

@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 
 from .decoding import ImageError, read_image
-from .graph import FP32, ModelError, read_model, with_details, with_image_input
+from .graph import FP32, RECONSTRUCTION, ModelError, read_model, with_details, with_image_input
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Inspector:
         self._size = None if shape.is_dynamic else (shape[2].get_length(), shape[1].get_length())
         names = {name for output in self._compiled.outputs for name in output.get_names()}
         self._iterates = "passes" in names
-        self._reconstructs = "reconstruction" in names
+        self._reconstructs = RECONSTRUCTION in names
         #: How many images are best under inspection at a time.
         self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._free = [self._compiled.create_infer_request() for _ in range(self.parallel)]
@@ -155,7 +155,7 @@ class Inspector:
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
             score = float(request.get_tensor("pred_score").data.item())
             passes = round(request.get_tensor("passes").data.item()) if self._iterates else None
-            drawn = request.get_tensor("reconstruction").data[0] if self._reconstructs else None
+            drawn = request.get_tensor(RECONSTRUCTION).data[0] if self._reconstructs else None
             reconstruction = None
             if drawn is not None:
                 reconstruction = np.rint(255 * drawn.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)

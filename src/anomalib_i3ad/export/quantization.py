@@ -2,7 +2,8 @@
 
 NNCF leaves the body of a Loop alone, so every body is quantised as a graph of its own, on the values that
 really enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and
-score stay in float, but not a network that the residual itself looks through.
+score stay in float. Where a graph names its reconstruction, what draws that is quantised and what compares it is not:
+thresholds are found in float, and a network that the residual looks through would move the scores past them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
-from anomalib_i3ad.deploy.graph import FP32, loops_of
+from anomalib_i3ad.deploy.graph import FP32, RECONSTRUCTION, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 
@@ -47,9 +48,49 @@ def _reached(start: list[ov.Node], *, forwards: bool) -> set[int]:
     return seen
 
 
-def _outside(model: ov.Model) -> list[str]:
-    """Names of all that does not lie between two convolutions."""
-    convolutions = _convolutions(model)
+def _give_names(models: list[ov.Model]) -> None:
+    """Let every node have a name of its own, by which NNCF and copies of a graph know it."""
+    names: set[str] = set()
+    for node in (node for model in models for node in model.get_ordered_ops()):
+        if node.get_friendly_name() in names:
+            node.set_friendly_name(f"{node.get_friendly_name()}_{len(names)}")
+        names.add(node.get_friendly_name())
+
+
+def _drawing(model: ov.Model) -> set[str]:
+    """Names of the nodes, in loops and outside, that draw the reconstruction; of all where none is named.
+
+    In a loop these are the nodes that draw it once more, and outside those that drew what the loop starts from.
+    """
+    front = [
+        value for node in model.get_ordered_ops() for value in node.outputs() if RECONSTRUCTION in value.get_names()
+    ]
+    if not front:
+        models = [model, *(loop.get_function() for loop in loops_of(model))]
+        return {node.get_friendly_name() for part in models for node in part.get_ordered_ops()}
+    seen: set[tuple[str, int]] = set()
+    while front:
+        value = front.pop()
+        node, index = value.get_node(), value.get_index()
+        if (node.get_friendly_name(), index) in seen:
+            continue
+        seen.add((node.get_friendly_name(), index))
+        if node.get_type_name() != "Loop":
+            front += node.input_values()
+            continue
+        made = next(port.body_value_index for port in node.get_output_descriptions() if port.output_index == index)
+        front.append(node.get_function().get_results()[made].input_value(0))
+        front += [
+            node.input_value(port.input_index)
+            for port in node.get_input_descriptions()
+            if isinstance(port, MergedInputDescription) and port.body_value_index == made
+        ]
+    return {name for name, _ in seen}
+
+
+def _outside(model: ov.Model, drawing: set[str]) -> list[str]:
+    """Names of all that does not lie between two convolutions that draw."""
+    convolutions = [node for node in _convolutions(model) if node.get_friendly_name() in drawing]
     inside = _reached(convolutions, forwards=True) & _reached(convolutions, forwards=False)
     return [
         node.get_friendly_name()
@@ -58,27 +99,22 @@ def _outside(model: ov.Model) -> list[str]:
     ]
 
 
-def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
-    names: set[str] = set()
-    for node in model.get_ordered_ops():  # NNCF tells nodes apart by name
-        if node.get_friendly_name() in names:
-            node.set_friendly_name(f"{node.get_friendly_name()}_{len(names)}")
-        names.add(node.get_friendly_name())
-    convolutions = len(_convolutions(model))
-    if convolutions:
+def _quantize(model: ov.Model, samples: list[Any], drawing: set[str], where: str) -> tuple[ov.Model, Quantized]:
+    convolutions = _convolutions(model)
+    if any(node.get_friendly_name() in drawing for node in convolutions):
         model = nncf.quantize(
             model,
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=_outside(model), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_outside(model, drawing), validate=False),
         )
     quantized = [
         node.get_friendly_name()
         for node in _convolutions(model)
         if node.input_value(0).get_node().get_type_name() == "FakeQuantize"
     ]
-    return model, Quantized(where, convolutions, quantized)
+    return model, Quantized(where, len(convolutions), quantized)
 
 
 def _entering(model: ov.Model, loop: ov.Node, images: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, ...]]:
@@ -111,7 +147,7 @@ def _entering(model: ov.Model, loop: ov.Node, images: Iterable[np.ndarray]) -> I
 
 
 def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[Quantized]]:
-    """Quantise a graph's convolutions, and those of its loops, to INT8.
+    """Quantise the convolutions that a graph, and its loops, draw with to INT8.
 
     Args:
         model: Exported graph in FP32.
@@ -123,13 +159,15 @@ def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[
     Raises:
         ValueError: If nothing could be quantised.
     """
+    _give_names([model, *(loop.get_function() for loop in loops_of(model))])
+    drawing = _drawing(model)
     # copies hold nothing but the graph: conversion leaves consumers behind that NNCF stumbles over
     outside = model.clone()
     bodies = [
-        _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), loop.get_friendly_name())
+        _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), drawing, loop.get_friendly_name())
         for loop in loops_of(model)
     ]
-    model, found_outside = _quantize(outside, images, "outside loops")
+    model, found_outside = _quantize(outside, images, drawing, "outside loops")
     for loop, (body, _) in zip(loops_of(model), bodies, strict=True):
         loop.set_function(body)
     model.validate_nodes_and_infer_types()
