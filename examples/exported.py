@@ -25,7 +25,7 @@ from rich.progress import track
 from anomalib_i3ad import I3AD
 from anomalib_i3ad.comparison.cost import shortest
 from anomalib_i3ad.deploy import Inspector
-from anomalib_i3ad.deploy.graph import FP32, read_model, with_image_input
+from anomalib_i3ad.deploy.graph import FP32, one_at_a_time, read_model, with_image_input
 from anomalib_i3ad.deploy.records import Records
 from anomalib_i3ad.deploy.run import run
 from anomalib_i3ad.deploy.sources import folder_frames
@@ -41,7 +41,7 @@ def latency(compiled: ov.CompiledModel, images: np.ndarray) -> float:
 def images_per_second(xml: Path, test: Path, folder: Path) -> tuple[float, float]:
     """Images a second of bare inference on decoded images, and of the runtime from files to rows."""
     decoded = [frame.read()[None] for frame in folder_frames(test)]
-    graph = with_image_input(read_model(xml))
+    graph = one_at_a_time(with_image_input(read_model(xml)))
     queue = ov.AsyncInferQueue(ov.Core().compile_model(graph, "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"}))
     inspector = Inspector(xml, hint="throughput")
 

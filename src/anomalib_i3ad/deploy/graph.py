@@ -114,6 +114,15 @@ def with_image_input(model: ov.Model) -> ov.Model:
     return steps.build()
 
 
+def one_at_a_time(model: ov.Model) -> ov.Model:
+    """Fix an open batch at one image, which a CPU is half as fast again on; changes the model in place."""
+    shape = model.input(0).get_partial_shape()
+    if shape[0].is_dynamic:
+        shape[0] = 1
+        model.reshape(shape)
+    return model
+
+
 def loops_of(model: ov.Model) -> list[ov.Node]:
     """Loop nodes of a graph."""
     return [node for node in model.get_ordered_ops() if node.get_type_name() == "Loop"]

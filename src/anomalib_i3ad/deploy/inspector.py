@@ -12,7 +12,7 @@ import numpy as np
 import openvino as ov
 
 from .decoding import ImageError, read_image
-from .graph import FP32, RECONSTRUCTION, ModelError, read_model, with_details, with_image_input
+from .graph import FP32, RECONSTRUCTION, ModelError, one_at_a_time, read_model, with_details, with_image_input
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Inspector:
             msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
             raise ModelError(msg)
         try:
-            self._compiled = core.compile_model(graph, device, config)
+            self._compiled = core.compile_model(one_at_a_time(graph), device, config)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops, export with unroll"

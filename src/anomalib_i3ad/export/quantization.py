@@ -18,6 +18,8 @@ from openvino.op.util import MergedInputDescription
 from anomalib_i3ad.deploy.graph import FP32, RECONSTRUCTION, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
+#: What gates consist of: computed in float anyway, so that rounding between them costs time and accuracy.
+GATES = ["Elu", "Sigmoid", "Multiply"]
 
 
 class Quantized(NamedTuple):
@@ -107,7 +109,7 @@ def _quantize(model: ov.Model, samples: list[Any], drawing: set[str], where: str
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=_outside(model, drawing), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_outside(model, drawing), types=GATES, validate=False),
         )
     quantized = [
         node.get_friendly_name()
