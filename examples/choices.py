@@ -68,7 +68,12 @@ def measure(
         augmentations = RandomHorizontalFlip() if flips else None
         datamodule = Textures(**images, train_augmentations=augmentations, train_batch_size=8, num_workers=0)
         engine = make_engine(
-            folder, max_epochs=-1, check_val_every_n_epoch=10_000, accelerator="cpu", enable_progress_bar=False
+            folder,
+            max_epochs=-1,
+            check_val_every_n_epoch=10_000,
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
         )
         if base is None:
             engine.fit(model, datamodule=datamodule)

@@ -37,15 +37,13 @@ SIZE, ROUNDS, THROUGHPUT_IMAGES = 256, 7, 12
 ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
 
 
-def i3ad() -> AnomalibModule:
-    """I3AD that hides everything at every pass and takes all passes."""
-    return I3AD(mask_threshold=0.0, min_shrink=-1.0, adversarial_weight=0.0)
-
-
-def i3ad_by_features() -> AnomalibModule:
-    """I3AD as ``configs/i3ad_features_cpu.yaml`` has it, at 128 px, taking all passes over everything."""
-    config = yaml.safe_load((Path(__file__).parents[1] / "configs" / "i3ad_features_cpu.yaml").read_text())
-    return I3AD(**config["model"]["init_args"], mask_threshold=0.0, min_shrink=-1.0)
+def i3ad(config: str | None = None) -> AnomalibModule:
+    """I3AD with its defaults, or as a file of ``configs/`` has it, taking all passes over everything."""
+    of_file: dict[str, Any] = {}
+    if config:
+        text = (Path(__file__).parents[1] / "configs" / f"{config}.yaml").read_text()
+        of_file = yaml.safe_load(text)["model"]["init_args"]
+    return I3AD(**{**of_file, "adversarial_weight": 0.0, "mask_threshold": 0.0, "min_shrink": -1.0})
 
 
 def patchcore() -> AnomalibModule:
@@ -82,7 +80,8 @@ def draem() -> AnomalibModule:
 
 MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "I3AD": i3ad,
-    "I3AD-features": i3ad_by_features,
+    "I3AD-paper": lambda: i3ad("i3ad"),
+    "I3AD-features": lambda: i3ad("i3ad_features_cpu"),
     "SsimAe": lambda: SsimAe(image_size=SIZE),
     "Riad": Riad,
     "AnoGan": lambda: AnoGan(image_size=SIZE),

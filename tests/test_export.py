@@ -139,11 +139,11 @@ def test_int8_by_command_quantises_inside_the_loop(
     path = next(tmp_path.rglob("model.xml"))
     report = json.loads(path.with_suffix(".json").read_text())
     counts = {found["where"]: (found["convolutions"], len(found["quantized"])) for found in report["int8"]}
-    assert list(counts.values()) == [(17, 17), (17, 17)]
+    assert list(counts.values()) == [(33, 33), (33, 33)]
     (loop,) = graph.loops_of(graph.read_model(path))
     rounded = [node for node in loop.get_function().get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
     takers = [taker.get_node().get_type_name() for node in rounded for taker in node.output(0).get_target_inputs()]
-    assert takers.count("Convolution") == 17
+    assert takers.count("Convolution") == 33
     assert set(takers) <= {"Convolution", "Interpolate"}  # what lies within a gate is not rounded
     assert path.with_suffix(".bin").stat().st_size < 0.55 * exported.with_suffix(".bin").stat().st_size
     for image in images():
@@ -160,7 +160,7 @@ def test_int8_leaves_what_compares_in_float() -> None:
     quantized, found = quantize(convert(model, (64, 64), {}, {}), images)
     (loop,) = graph.loops_of(quantized)
     # stem, depthwise and pointwise, of the image and of its first inpainting; in the loop of the next inpainting
-    assert [(part.convolutions, len(part.quantized)) for part in found] == [(17 + 6, 17), (17 + 3, 17)]
+    assert [(part.convolutions, len(part.quantized)) for part in found] == [(33 + 6, 33), (33 + 3, 33)]
     for part, times in ((quantized, 2), (loop.get_function(), 1)):
         depthwise = [node for node in part.get_ordered_ops() if node.get_type_name() == "GroupConvolution"]
         assert [node.input_value(0).get_node().get_type_name() for node in depthwise] == ["Clamp"] * times

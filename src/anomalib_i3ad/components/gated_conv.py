@@ -50,5 +50,13 @@ class GatedConv2d(nn.Module):
         """Map ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
         if self.upsample:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        features, gate = self.conv(x).chunk(2, dim=1)
+        if torch.compiler.is_exporting():
+            # two take their activations in, and in INT8 OpenVINO is up to twice as fast on them as on one and a split
+            conv = self.conv
+            halves = zip(conv.weight.chunk(2), conv.bias.chunk(2), strict=True)  # type: ignore[union-attr]
+            features, gate = (
+                F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation) for weight, bias in halves
+            )
+        else:
+            features, gate = self.conv(x).chunk(2, dim=1)
         return F.elu(features) * torch.sigmoid(gate)
