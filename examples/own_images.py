@@ -30,10 +30,7 @@ if good is None:
     fabric.prepare_data()
     good, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
 
-model = I3AD(
-    image_size=128, width=12, adversarial_weight=0.0, learning_rate=2e-3, lr_schedule="cosine",
-    max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"),
-)  # fmt: skip
+model = I3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(
     name=good.name, normal_dir=good, train_batch_size=12, num_workers=0,
     test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.1, seed=0,

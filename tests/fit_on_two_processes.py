@@ -11,7 +11,7 @@ from model_tester import make_engine
 if __name__ == "__main__":
     root = Path(sys.argv[1])
     torch.manual_seed(0)
-    model = I3AD(image_size=64, width=4, discriminator_width=8, learning_rate=1e-2)
+    model = I3AD(image_size=64, width=4, adversarial_weight=1.0, discriminator_width=8, learning_rate=1e-2)
     datamodule = Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=3, num_workers=0)
     make_engine(devices=2, strategy="ddp", precision="bf16-mixed", default_root_dir=root).fit(
         model, datamodule=datamodule

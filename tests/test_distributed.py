@@ -32,7 +32,7 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(texture_root: Pa
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trains_on_a_gpu(textures: Textures) -> None:
-    model = I3AD(image_size=64, width=4, discriminator_width=8)
+    model = I3AD(image_size=64, width=4, adversarial_weight=1.0, discriminator_width=8)
     engine = make_engine(accelerator="gpu", precision="bf16-mixed")
     engine.fit(model, datamodule=textures)
     assert 0 < model.post_processor.image_threshold < 1

@@ -16,7 +16,14 @@ from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss,
 from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 from model_tester import ModelTester, make_engine, make_images
 
-TINY = {"image_size": 64, "width": 4, "discriminator_width": 8, "learning_rate": 1e-3}
+TINY = {
+    "image_size": 64,
+    "width": 4,
+    "discriminator_width": 8,
+    "adversarial_weight": 1.0,
+    "learning_rate": 1e-3,
+    "lr_schedule": "constant",
+}
 
 
 class TestI3AD(ModelTester):
@@ -355,7 +362,8 @@ class TestSchedule:
     @pytest.mark.parametrize("adversarial_weight", [0.0, 1.0])
     def test_cosine_rises_falls_and_ends_with_the_fit(self, textures: Textures, adversarial_weight: float) -> None:
         rates = []
-        model = I3AD(**{**TINY, "adversarial_weight": adversarial_weight}, lr_schedule="cosine", max_train_steps=40)
+        changed = {"adversarial_weight": adversarial_weight, "lr_schedule": "cosine"}
+        model = I3AD(**{**TINY, **changed}, max_train_steps=40)
         step = model.step_optimizers
 
         def recorded(loss: torch.Tensor) -> None:
@@ -370,7 +378,7 @@ class TestSchedule:
             assert rates[k] == pytest.approx([expected] * (2 if adversarial_weight else 1), rel=1e-4)
 
     def test_cosine_wants_an_end(self, textures: Textures) -> None:
-        model = I3AD(**TINY, lr_schedule="cosine", max_train_steps=None)
+        model = I3AD(**{**TINY, "lr_schedule": "cosine"}, max_train_steps=None)
         with pytest.raises(ValueError, match="lr_schedule cosine wants an end"):
             make_engine(max_epochs=-1).fit(model, datamodule=textures)
 

@@ -37,8 +37,9 @@ WARM_UP = 0.05
 class I3AD(ReconstructionMixin, AnomalibModule):
     """Detects anomalies by inpainting, again and again, what does not look normal.
 
-    A gated-convolution GAN learns to inpaint normal images. At test the image is inpainted piece by
-    piece, hidden where it differs from its inpainting, and inpainted again until only the defect is left.
+    A gated-convolution network, with ``adversarial_weight`` a GAN, learns to inpaint normal images. At
+    test the image is inpainted piece by piece, hidden where it differs from its inpainting, and inpainted
+    again until only the defect is left.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
@@ -46,7 +47,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         stages: 1, or 2 to refine the inpainting with contextual attention.
         discriminator_width: Channels of the discriminator's first layer.
         l1_weight: Weight of the L1 term beside the adversarial one.
-        adversarial_weight: Weight of the adversarial term; 0 trains without a discriminator.
+        adversarial_weight: Weight of the adversarial term, 1 in the sources; 0 trains without a discriminator.
         feature_weight: Weight of the inpainting's feature residual in the loss, which sharpens textures; needs
             ``features`` to mask or score.
         lattice_probability: Share of training holes that are lattice holes, the rest are free-form.
@@ -85,18 +86,18 @@ class I3AD(ReconstructionMixin, AnomalibModule):
 
     def __init__(
         self,
-        image_size: int | tuple[int, int] = 256,
-        width: int = 24,
+        image_size: int | tuple[int, int] = 128,
+        width: int = 12,
         stages: int = 1,
         discriminator_width: int = 64,
         l1_weight: float = 1.0,
-        adversarial_weight: float = 1.0,
+        adversarial_weight: float = 0.0,
         feature_weight: float = 0.0,
         lattice_probability: float = 0.5,
-        learning_rate: float = 1e-4,
-        lr_schedule: Literal["constant", "cosine"] = "constant",
+        learning_rate: float = 2e-3,
+        lr_schedule: Literal["constant", "cosine"] = "cosine",
         betas: tuple[float, float] = (0.5, 0.999),
-        max_train_steps: int | None = 20_000,
+        max_train_steps: int | None = 2400,
         seed: int = 0,
         initial_grid: int | list[int] = 4,
         mask_residual: str | list[str] = "ssim",

@@ -67,7 +67,7 @@ class I3ADModel(ImageModel):
 
     def __init__(
         self,
-        width: int = 24,
+        width: int = 12,
         stages: int = 1,
         initial_grid: int | list[int] = 4,
         mask_residual: str | Sequence[str] = "ssim",
