@@ -52,7 +52,7 @@ INFERENCE: dict[str, list[Any]] = {
     "min_shrink": [0.0, 0.2],
     "mask_edge": [0.0],
     "reinpaint": ["previous"],
-    "anomaly_map": ["mean"],
+    "anomaly_map": ["last"],
     "image_score": ["l4", "top_k", "max"],
 }
 Figures = tuple[float, float]

@@ -111,7 +111,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         max_iterations: int = 4,
         min_shrink: float = 0.05,
         reinpaint: Literal["original", "previous"] = "original",
-        anomaly_map: Literal["last", "mean"] = "last",
+        anomaly_map: Literal["last", "mean"] = "mean",
         image_score: Reduction = "mean",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,

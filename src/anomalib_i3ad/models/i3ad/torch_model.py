@@ -80,7 +80,7 @@ class I3ADModel(ImageModel):
         max_iterations: int = 4,
         min_shrink: float = 0.05,
         reinpaint: Literal["original", "previous"] = "original",
-        anomaly_map: Literal["last", "mean"] = "last",
+        anomaly_map: Literal["last", "mean"] = "mean",
         image_score: Reduction = "mean",
     ) -> None:
         super().__init__()
