@@ -129,7 +129,7 @@ class TestFeatures(ModelTester):
 @pytest.fixture
 def model() -> I3ADModel:
     torch.manual_seed(0)
-    return I3ADModel(width=4, mask_threshold=0.3).eval()
+    return I3ADModel(width=4, mask_threshold=0.3, anomaly_map="last").eval()
 
 
 class TestGenerator:
