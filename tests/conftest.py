@@ -44,7 +44,7 @@ def untrained() -> I3AD:
     """I3AD that never saw an image, with thresholds near its scores: its numbers are as good as any to compare."""
     torch.manual_seed(0)
     model = I3AD(
-        image_size=64, width=4, adversarial_weight=0.0, mask_threshold=0.37, max_iterations=6, min_shrink=0.01
+        image_size=64, width=4, mask_threshold=0.37, anomaly_map="last", max_iterations=6, min_shrink=0.01
     ).eval()
     model.post_processor._image_threshold.fill_(0.41)
     model.post_processor._pixel_threshold.fill_(0.45)
