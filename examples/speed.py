@@ -1,6 +1,6 @@
 """What does an image cost? Our models and anomalib's, side by side in one run, with random weights.
 
-    python examples/speed.py                                            # everything, ten minutes on two cores
+    python examples/speed.py                                            # everything, a quarter of an hour on two cores
     python examples/speed.py --models I3AD Padim --engines torch openvino int8
 
 Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at

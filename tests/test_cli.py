@@ -15,7 +15,10 @@ from anomalib.models import get_model
 
 from anomalib_i3ad import I3AD, AnoGan, MVTec, Riad, SsimAe, cli, register
 
-TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
+TINY_MODEL = [
+    "--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1",
+    "--model.discriminator_width", "8",
+]  # fmt: skip
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 
 

@@ -154,8 +154,6 @@ def test_int8_by_command_quantises_inside_the_loop(
 def test_int8_leaves_what_compares_in_float() -> None:
     seen = {"mask_residual": "features", "score_residual": "features", "layers": ["blocks.0"], "mask_threshold": 0.01}
     model = I3AD(image_size=64, width=4, adversarial_weight=0.0, **seen).eval()
-    model.post_processor.image_threshold.fill_(0.4)
-    model.post_processor.pixel_threshold.fill_(0.4)
     images = [make_images(1, 64, 64, seed).numpy() for seed in range(2)]
     quantized, found = quantize(convert(model, (64, 64), {}, {}), images)
     (loop,) = graph.loops_of(quantized)
