@@ -10,6 +10,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
+from lightning import seed_everything
 
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.graph import FP32
@@ -89,14 +90,29 @@ class ModelTester:
         with pytest.raises(ValueError, match=rf"{name}={self.tiny[name]} \(this model: {value}\)"):
             make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
 
-    def test_same_seed_same_weights(self, texture_root: Path) -> None:
-        weights = []
-        for _ in range(2):
-            torch.manual_seed(3)
-            model = self.model_class(**self.tiny)
+    def test_same_seed_same_weights(self, texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in anomalib's command, where nobody seeds
+
+        def trained(seed: int) -> torch.Tensor:
+            torch.seed()
+            model = self.model_class(**self.tiny, seed=seed)
             make_engine(max_epochs=1).fit(model, datamodule=self.datamodule(texture_root))
-            weights.append(torch.cat([p.detach().flatten() for p in model.model.parameters()]))
-        assert torch.equal(*weights)
+            return torch.cat([p.detach().flatten() for p in model.model.parameters()])
+
+        first = trained(3)
+        assert torch.equal(first, trained(3))
+        assert not torch.equal(first, trained(4))
+
+    def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards
+        monkeypatch.setenv("PL_SEED_WORKERS", "")
+
+        def initial(seed: int) -> torch.Tensor:
+            seed_everything(seed, verbose=False)
+            return torch.cat([p.detach().flatten() for p in self.model_class(**self.tiny).parameters()])
+
+        assert torch.equal(initial(1), initial(1))
+        assert not torch.equal(initial(1), initial(2))
 
     def test_resumes_with_its_optimisers(self, fitted: tuple[AnomalibModule, Path], texture_root: Path) -> None:
         model = self.model_class(**self.tiny)

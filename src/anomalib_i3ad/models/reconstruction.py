@@ -1,6 +1,7 @@
 """What every model of this plugin asks of Lightning and anomalib."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ class ReconstructionMixin(Base):
         image_size: Height and width in pixels to which images are resized; an int for both.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        seed: Seed of what training draws.
+        seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
+            was called before, that seed decides weights and order; ``torch.manual_seed`` does not.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.
@@ -76,6 +78,8 @@ class ReconstructionMixin(Base):
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
+        if "PL_GLOBAL_SEED" not in os.environ:  # anomalib 2.7 takes --seed_everything and never calls it
+            torch.manual_seed(seed)
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,

@@ -54,7 +54,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         betas: Their betas.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        seed: Seed of patches and latent vectors, and of the search's start.
+        seed: Seed of weights, order of images, patches and latent vectors, and of the search's start.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.

@@ -56,7 +56,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         betas: Betas of both Adam optimisers.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        seed: Seed of the training holes.
+        seed: Seed of weights, order of images and training holes.
         initial_grid: Lattice size of the first pass, even and dividing the image; several are averaged.
         mask_residual: What decides which pixels are hidden again: ``ssim``, ``l2`` or ``features``, or several, any
             of which may hide a pixel.

@@ -36,7 +36,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        seed: Seed of the cell sets, in training and at test.
+        seed: Seed of weights, order of images and the cell sets, in training and at test.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.

@@ -42,7 +42,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         weight_decay: Weight decay of Adam.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
-        seed: Seed of the training patches.
+        seed: Seed of weights, order of images and training patches.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.
