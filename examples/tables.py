@@ -17,6 +17,8 @@ import pandas as pd
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "examples" / "measured"
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "image_f1": "image F1"}
+#: What tells the forms of one model apart.
+FORMS = {'"features"': ", features", '"anomaly_map": "last"': ", last map"}
 ENGINES = {
     "torch": "torch", "compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
     "fp16": "FP16 file", "int8": "INT8",
@@ -38,7 +40,8 @@ def spread(values: pd.Series, digits: int = 3) -> str:
 def accuracy(measured: Path = MEASURED) -> str:
     """Figures by category and model."""
     every = pd.read_csv(measured / "benchmark.csv", dtype={"commit": str})
-    every["model"] += every["model_args"].map(lambda text: ", features" if '"features"' in text else "")
+    for argument, label in FORMS.items():
+        every.loc[every["model_args"].str.contains(argument, regex=False), "model"] += label
     rows = []
     for (category, model), runs in every.groupby(["category", "model"], sort=True):
         alarms = f"{spread(runs['false_alarms'], 0)} of {runs['good'].iloc[0]}"

@@ -55,12 +55,14 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "I3AD,nut,0.9,0.8,0.7,0.6,1,20,50,1.96,abc,{}",
         "I3AD,nut,0.8,0.8,0.5,0.6,2,20,70,1.96,abc,{}",
         'I3AD,nut,0.99,0.98,0.97,0.96,0,20,90,2.5,def,"{""mask_residual"": [""ssim"", ""features""]}"',
+        'I3AD,nut,0.7,0.6,0.5,0.4,3,20,40,2.0,def,"{""anomaly_map"": ""last""}"',
     ]
     (tmp_path / "benchmark.csv").write_text("\n".join(lines))
     # standard deviations by hand, of two values a and b: |a - b| / sqrt(2)
     expected = """\
 | nut | I3AD | 0.850 ± 0.071 | 0.800 ± 0.000 | 0.600 ± 0.141 | 0.600 ± 0.000 | 2 ± 1 of 20 | 60 ± 14 | 2.0 | 2 | abc |
-| nut | I3AD, features | 0.990 | 0.980 | 0.970 | 0.960 | 0 of 20 | 90 | 2.5 | 1 | def |"""
+| nut | I3AD, features | 0.990 | 0.980 | 0.970 | 0.960 | 0 of 20 | 90 | 2.5 | 1 | def |
+| nut | I3AD, last map | 0.700 | 0.600 | 0.500 | 0.400 | 3 of 20 | 40 | 2.0 | 1 | def |"""
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
