@@ -30,6 +30,11 @@ def make_images(count: int, height: int, width: int, seed: int = 0) -> torch.Ten
     return torch.nn.functional.interpolate(nodes, (height, width), mode="bicubic").clamp(0, 1)
 
 
+def weights_of(model: AnomalibModule) -> torch.Tensor:
+    """Every trained number of a model in a row."""
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
 class ModelTester:
     """Subclass it as ``TestName`` and set the three attributes."""
 
@@ -97,7 +102,7 @@ class ModelTester:
             torch.seed()
             model = self.model_class(**self.tiny, seed=seed)
             make_engine(max_epochs=1).fit(model, datamodule=self.datamodule(texture_root))
-            return torch.cat([p.detach().flatten() for p in model.model.parameters()])
+            return weights_of(model)
 
         first = trained(3)
         assert torch.equal(first, trained(3))
@@ -109,7 +114,7 @@ class ModelTester:
 
         def initial(seed: int) -> torch.Tensor:
             seed_everything(seed, verbose=False)
-            return torch.cat([p.detach().flatten() for p in self.model_class(**self.tiny).parameters()])
+            return weights_of(self.model_class(**self.tiny))
 
         assert torch.equal(initial(1), initial(1))
         assert not torch.equal(initial(1), initial(2))
