@@ -43,9 +43,7 @@ def i3ad(config: str | None = None) -> AnomalibModule:
     if config:
         text = (Path(__file__).parents[1] / "configs" / f"{config}.yaml").read_text()
         of_file = yaml.safe_load(text)["model"]["init_args"]
-    model = I3AD(**{**of_file, "adversarial_weight": 0.0, "min_shrink": -1.0})
-    model.model.mask_threshold.fill_(0)
-    return model
+    return I3AD(**{**of_file, "adversarial_weight": 0.0, "mask_threshold": 0.0, "min_shrink": -1.0})
 
 
 def patchcore() -> AnomalibModule:

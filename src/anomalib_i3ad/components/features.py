@@ -70,8 +70,6 @@ class FrozenFeatures(nn.Module):
             if isinstance(module, Conv2dSame):
                 module.__class__ = _PaddedConv2d
         self.network = network
-        #: How many layers are looked at.
-        self.depth = len(set(layers))
         self.requires_grad_(requires_grad=False)
         self.backbone = backbone
         self.weights = weights

@@ -13,10 +13,7 @@ from .ssim import SSIM
 
 
 class Residual(nn.Module, ABC):
-    """Map (image, inpainting) to non-negative residual maps, 0 where they agree."""
-
-    #: How many maps there are.
-    maps: int = 1
+    """Map (image, inpainting) to a non-negative residual map, 0 where they agree."""
 
     @abstractmethod
     def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -31,10 +28,10 @@ class Residual(nn.Module, ABC):
 
     @abstractmethod
     def compare(self, prepared: tuple[torch.Tensor, ...], inpainting: torch.Tensor) -> torch.Tensor:
-        """Residuals ``(N, maps, H, W)`` of prepared images and their inpaintings ``(N, 3, H, W)``."""
+        """Residual ``(N, 1, H, W)`` of prepared images and their inpaintings ``(N, 3, H, W)``."""
 
     def forward(self, image: torch.Tensor, inpainting: torch.Tensor) -> torch.Tensor:
-        """Residuals ``(N, maps, H, W)`` of two batches ``(N, 3, H, W)`` in [0, 1]."""
+        """Residual map ``(N, 1, H, W)`` of two batches ``(N, 3, H, W)`` in [0, 1]."""
         return self.compare(self.prepare(image), inpainting)
 
 
@@ -68,7 +65,7 @@ class L2Residual(Residual):
 
 
 class FeatureResidual(Residual):
-    """``1 - cosine similarity`` of early features of a pretrained network, a map for each of its layers, in [0, 2].
+    """``1 - cosine similarity`` of early features of a pretrained network, mean over its layers, in [0, 2].
 
     Not in the paper: blurred and sharp inpaintings of one texture differ less in features than in pixels.
 
@@ -79,7 +76,6 @@ class FeatureResidual(Residual):
     def __init__(self, features: FrozenFeatures) -> None:
         super().__init__()
         self.features = features
-        self.maps = features.depth
 
     def prepare(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See :meth:`Residual.prepare`."""
@@ -92,7 +88,7 @@ class FeatureResidual(Residual):
             # of unit vectors: 1 - a b = |a - b|^2 / 2, which is exactly 0 where they are equal
             distance = (of_image - of_inpainting).square().sum(dim=1, keepdim=True) / 2
             maps.append(F.interpolate(distance, inpainting.shape[-2:], mode="bilinear", align_corners=False))
-        return torch.cat(maps, dim=1)
+        return torch.stack(maps).mean(dim=0)
 
 
 RESIDUALS: dict[str, type[Residual]] = {"ssim": SSIMResidual, "l2": L2Residual}

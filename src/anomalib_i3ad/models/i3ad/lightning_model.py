@@ -61,8 +61,8 @@ class I3AD(ReconstructionMixin, AnomalibModule):
         mask_residual: What decides which pixels are hidden again: ``ssim``, ``l2`` or ``features``, or several, any
             of which may hide a pixel.
         score_residual: What becomes the anomaly map; of several the mean, each in units of its u.
-        mask_threshold: Residual u from which a pixel is hidden again, a list for several residuals or layers of
-            ``features``; ``None`` calibrates it.
+        mask_threshold: Residual u from which a pixel is hidden again, for several residuals a list; ``None``
+            calibrates it.
         backbone: Network of timm that ``features`` come from.
         layers: Its layers.
         backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features`` or timm's hub.
@@ -238,7 +238,7 @@ class I3AD(ReconstructionMixin, AnomalibModule):
                 image = self.pre_processor(image) if self.pre_processor else image
                 with torch.autocast(self.device.type, enabled=False):
                     found.append(self.model.first_residuals(image).cpu())
-        for index in range(len(self.model.mask_threshold)):
+        for index in range(len(self.model.residuals)):
             u = quantile([residuals[:, index] for residuals in found], self.mask_quantile, self.trainer)
             self.model.mask_threshold[index] = u
 

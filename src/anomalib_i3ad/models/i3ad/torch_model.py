@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -50,7 +49,7 @@ class I3ADModel(ImageModel):
         mask_residual: Residual that decides what is hidden next: ``ssim``, ``l2`` or ``features``; of several, any.
         score_residual: Residual that becomes the anomaly map; of several the mean, each in units of its u.
         mask_threshold: u, the mask residual from which a pixel is hidden; ``None`` leaves it to be
-            calibrated. A number for each residual, if they are several, and for each layer of ``features``.
+            calibrated. A number for each of :attr:`residuals`, if they are several.
         backbone: Network of timm that ``features`` come from.
         layers: Its layers.
         backbone_weights: File of its weights.
@@ -95,12 +94,8 @@ class I3ADModel(ImageModel):
         names = list(dict.fromkeys([*of_mask, *of_score]))
         features = partial(FrozenFeatures, backbone, layers, backbone_weights)
         #: Every residual that masks or scores.
-        residuals = [build_residual(name, features) for name in names]
-        self.residuals: Any = nn.ModuleList(residuals)
-        number = count()
-        own = {name: [next(number) for _ in range(of.maps)] for name, of in zip(names, residuals, strict=True)}
-        self._of_mask = [k for name in of_mask for k in own[name]]
-        self._of_score = [own[name] for name in of_score]
+        self.residuals: Any = nn.ModuleList([build_residual(name, features) for name in names])
+        self._of_mask, self._of_score = ([names.index(name) for name in of] for of in (of_mask, of_score))
         self.initial_grid = [initial_grid] if isinstance(initial_grid, int) else list(initial_grid)
         self.max_iterations = max_iterations
         self.mask_edge = mask_edge
@@ -108,13 +103,12 @@ class I3ADModel(ImageModel):
         self.reinpaint = reinpaint
         self.anomaly_map = anomaly_map
         self.image_score = ImageScore(image_score)
-        wanted = [name for name in names for _ in own[name]]
-        thresholds = [float("nan")] * len(wanted) if mask_threshold is None else mask_threshold
+        thresholds = [float("nan")] * len(names) if mask_threshold is None else mask_threshold
         thresholds = [thresholds] if isinstance(thresholds, (int, float)) else list(thresholds)
-        if len(thresholds) != len(wanted):
-            msg = f"mask_threshold {mask_threshold}: {len(wanted)} are wanted, for {', '.join(wanted)}"
+        if len(thresholds) != len(names):
+            msg = f"mask_threshold {mask_threshold}: {len(names)} are wanted, for {', '.join(names)}"
             raise ValueError(msg)
-        #: u of each residual; of ``features`` one for each layer.
+        #: u of each residual.
         self.mask_threshold: torch.Tensor
         self.register_buffer("mask_threshold", torch.tensor(thresholds, dtype=torch.float32))
 
@@ -150,7 +144,7 @@ class I3ADModel(ImageModel):
         return draw_hidden(image, holes, lambda images, hole: self.generator(images, hole)[-1]).mean(dim=1)
 
     def first_residuals(self, image: torch.Tensor) -> torch.Tensor:
-        """Residuals ``(N, K, H, W)``, one for each u, of the lattice pass over images ``(N, 3, H, W)`` in [0, 1]."""
+        """Residuals ``(N, len(residuals), H, W)`` of the lattice pass over images ``(N, 3, H, W)`` in [0, 1]."""
         inpainting = self.first_inpainting(image)
         return torch.cat([residual(image, inpainting) for residual in self.residuals], dim=1)
 
@@ -165,17 +159,12 @@ class I3ADModel(ImageModel):
         return torch.stack(ramps).amax(dim=0).clamp(0, 1)
 
     def map_of(self, residuals: torch.Tensor) -> torch.Tensor:
-        """Anomaly map ``(N, 1, H, W)`` from residuals: the one that scores, or the mean of several in units of u.
-
-        Of the layers of ``features`` the one that differs least counts: what one layer alone finds is more often the
-        inpainting's fault than the image's.
-        """
-        if len(self._of_score) == len(self._of_score[0]) == 1:
-            (k,) = self._of_score[0]
-            return residuals[:, k : k + 1]
-        u = self.mask_threshold.clamp(min=SHARP)
-        least = [torch.stack([residuals[:, k : k + 1] / u[k] for k in own]).amin(dim=0) for own in self._of_score]
-        return torch.stack(least).mean(dim=0)
+        """Anomaly map ``(N, 1, H, W)`` from residuals: the one that scores, or the mean of several in units of u."""
+        scoring = [residuals[:, k : k + 1] for k in self._of_score]
+        if len(scoring) > 1:
+            units = [self.mask_threshold[k].clamp(min=SHARP) for k in self._of_score]
+            scoring = [residual / unit for residual, unit in zip(scoring, units, strict=True)]
+        return torch.stack(scoring).mean(dim=0)
 
     def film(self, image: torch.Tensor) -> list[Frame]:
         """Every pass of the iteration over one image ``(1, 3, H, W)`` in [0, 1]."""
