@@ -43,9 +43,9 @@ def real_data() -> Path:
 def untrained() -> I3AD:
     """I3AD that never saw an image, with thresholds near its scores: its numbers are as good as any to compare."""
     torch.manual_seed(0)
-    model = I3AD(
-        image_size=64, width=4, mask_threshold=0.37, anomaly_map="last", max_iterations=6, min_shrink=0.01
-    ).eval()
+    model = I3AD(image_size=64, width=4, anomaly_map="last", max_iterations=6).eval()
+    model.model.min_shrink = 0.01
+    model.model.mask_threshold.fill_(0.37)
     model.post_processor._image_threshold.fill_(0.41)
     model.post_processor._pixel_threshold.fill_(0.45)
     return model

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data import MVTec, Textures
-    from .models import I3AD, AnoGan, Riad, SsimAe
+    from .models import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
 
 __version__ = "0.1.0"
-__all__ = ["I3AD", "AnoGan", "MVTec", "Riad", "SsimAe", "Textures", "register"]
+__all__ = ["I3AD", "AnoGan", "FeatureI3AD", "MVTec", "Riad", "SsimAe", "Textures", "register"]
 
 
 def register() -> None:

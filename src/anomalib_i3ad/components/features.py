@@ -39,7 +39,7 @@ class _PaddedConv2d(Conv2dSame):
 
 
 class FrozenFeatures(nn.Module):
-    """Feature maps of some layers of a network whose weights never change, each pixel's features of unit length.
+    """Feature maps of some layers of a network whose weights never change.
 
     Weights are loaded by :meth:`load_pretrained` before training, and live in the checkpoint from then on. What lies
     behind the last of the layers is left out.
@@ -71,6 +71,10 @@ class FrozenFeatures(nn.Module):
                 module.__class__ = _PaddedConv2d
         self.network = network
         self.requires_grad_(requires_grad=False)
+        #: Channels of each layer.
+        self.channels: list[int] = network.feature_info.channels()
+        #: Pixels along each side of a feature, for each layer.
+        self.strides: list[int] = network.feature_info.reduction()
         self.backbone = backbone
         self.weights = weights
         self.mean: torch.Tensor
@@ -114,4 +118,4 @@ class FrozenFeatures(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Map images ``(N, 3, H, W)`` in [0, 1] to a feature map a layer, coarser with depth."""
-        return tuple(F.normalize(values, dim=1) for values in self.network((image - self.mean) / self.std))
+        return tuple(self.network((image - self.mean) / self.std))

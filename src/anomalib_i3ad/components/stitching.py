@@ -1,8 +1,13 @@
-"""Every pixel drawn while it was hidden."""
+"""What is drawn put in the place of what was hidden."""
 
 from collections.abc import Callable
 
 import torch
+
+
+def composite(scene: torch.Tensor, drawn: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    """Take the hole from ``drawn`` and all that is visible, bit for bit, from ``scene``; between, mix them."""
+    return drawn * hole + scene * (1 - hole)
 
 
 def draw_hidden(

@@ -17,6 +17,7 @@ from anomalib_i3ad.deploy.graph import MODEL_INFO, OUTPUTS, OWN_INFO
 
 from .check import compare, describe, write_report
 from .images import drawn_images, training_images
+from .on_demand import on_demand
 from .quantization import Quantized, quantize
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def convert(
     onnx_kwargs: dict[str, Any],
     ov_kwargs: dict[str, Any],
 ) -> ov.Model:
-    """Trace a model and convert it; details stay in the graph as named tensors that are no outputs."""
+    """Trace a model and convert it; details follow the outputs as results."""
     graph = ExportedGraph(module).eval()
     # no two axes of one size, or tracing takes them for one: a batch of 1 for the one channel of a hole
     example = torch.rand(2, 3, *(input_size or (260, 258)))
@@ -74,8 +75,6 @@ def convert(
             **settings,
         )
         model = ov.convert_model(path, **ov_kwargs)
-    for result in model.get_results()[len(OUTPUTS) :]:
-        model.remove_result(result)
     if input_size:
         model.reshape([1, 3, *input_size])
     ov.layout_helpers.set_layout(model.input(0), ov.Layout("NCHW"))
@@ -172,6 +171,7 @@ def export(
         import nncf  # noqa: PLC0415  # takes seconds to import, and only this needs it
 
         model = nncf.compress_weights(model)
+    model = on_demand(model)
     if unroll:
         model = graphs.unroll(model)
     if image_input:

@@ -2,8 +2,7 @@
 
 NNCF leaves the body of a Loop alone, so every body is quantised as a graph of its own, on the values that
 really enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and
-score stay in float. Where a graph names its reconstruction, what draws that is quantised and what compares it is not:
-thresholds are found in float, and a network that the residual looks through would move the scores past them.
+score stay in float.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
-from anomalib_i3ad.deploy.graph import FP32, RECONSTRUCTION, loops_of
+from anomalib_i3ad.deploy.graph import FP32, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: What gates consist of: computed in float anyway, so that rounding between them costs time and accuracy.
@@ -59,40 +58,9 @@ def _give_names(models: list[ov.Model]) -> None:
         names.add(node.get_friendly_name())
 
 
-def _drawing(model: ov.Model) -> set[str]:
-    """Names of the nodes, in loops and outside, that draw the reconstruction; of all where none is named.
-
-    In a loop these are the nodes that draw it once more, and outside those that drew what the loop starts from.
-    """
-    front = [
-        value for node in model.get_ordered_ops() for value in node.outputs() if RECONSTRUCTION in value.get_names()
-    ]
-    if not front:
-        models = [model, *(loop.get_function() for loop in loops_of(model))]
-        return {node.get_friendly_name() for part in models for node in part.get_ordered_ops()}
-    seen: set[tuple[str, int]] = set()
-    while front:
-        value = front.pop()
-        node, index = value.get_node(), value.get_index()
-        if (node.get_friendly_name(), index) in seen:
-            continue
-        seen.add((node.get_friendly_name(), index))
-        if node.get_type_name() != "Loop":
-            front += node.input_values()
-            continue
-        made = next(port.body_value_index for port in node.get_output_descriptions() if port.output_index == index)
-        front.append(node.get_function().get_results()[made].input_value(0))
-        front += [
-            node.input_value(port.input_index)
-            for port in node.get_input_descriptions()
-            if isinstance(port, MergedInputDescription) and port.body_value_index == made
-        ]
-    return {name for name, _ in seen}
-
-
-def _outside(model: ov.Model, drawing: set[str]) -> list[str]:
-    """Names of all that does not lie between two convolutions that draw."""
-    convolutions = [node for node in _convolutions(model) if node.get_friendly_name() in drawing]
+def _outside(model: ov.Model) -> list[str]:
+    """Names of all that does not lie between two convolutions."""
+    convolutions = _convolutions(model)
     inside = _reached(convolutions, forwards=True) & _reached(convolutions, forwards=False)
     return [
         node.get_friendly_name()
@@ -101,15 +69,15 @@ def _outside(model: ov.Model, drawing: set[str]) -> list[str]:
     ]
 
 
-def _quantize(model: ov.Model, samples: list[Any], drawing: set[str], where: str) -> tuple[ov.Model, Quantized]:
+def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
     convolutions = _convolutions(model)
-    if any(node.get_friendly_name() in drawing for node in convolutions):
+    if convolutions:
         model = nncf.quantize(
             model,
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=_outside(model, drawing), types=GATES, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=_outside(model), types=GATES, validate=False),
         )
     quantized = [
         node.get_friendly_name()
@@ -149,7 +117,7 @@ def _entering(model: ov.Model, loop: ov.Node, images: Iterable[np.ndarray]) -> I
 
 
 def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[Quantized]]:
-    """Quantise the convolutions that a graph, and its loops, draw with to INT8.
+    """Quantise the convolutions of a graph and of its loops to INT8.
 
     Args:
         model: Exported graph in FP32.
@@ -162,14 +130,13 @@ def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[
         ValueError: If nothing could be quantised.
     """
     _give_names([model, *(loop.get_function() for loop in loops_of(model))])
-    drawing = _drawing(model)
     # copies hold nothing but the graph: conversion leaves consumers behind that NNCF stumbles over
     outside = model.clone()
     bodies = [
-        _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), drawing, loop.get_friendly_name())
+        _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), loop.get_friendly_name())
         for loop in loops_of(model)
     ]
-    model, found_outside = _quantize(outside, images, drawing, "outside loops")
+    model, found_outside = _quantize(outside, images, "outside loops")
     for loop, (body, _) in zip(loops_of(model), bodies, strict=True):
         loop.set_function(body)
     model.validate_nodes_and_infer_types()

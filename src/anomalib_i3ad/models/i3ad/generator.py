@@ -7,15 +7,11 @@ import torch
 from torch import nn
 
 from anomalib_i3ad.components.gated_conv import GatedConv2d
+from anomalib_i3ad.components.stitching import composite
 
 from .contextual_attention import ContextualAttention
 
 DILATIONS = (2, 4, 8, 16)
-
-
-def composite(image: torch.Tensor, inpainting: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-    """Take the hole from ``inpainting`` and every visible pixel, bit for bit, from ``image``; between, mix them."""
-    return inpainting * hole + image * (1 - hole)
 
 
 def _encoder(width: int) -> list[nn.Module]:
@@ -116,7 +112,3 @@ class Generator(nn.Module):
             filled = composite(filled, output, hole)
             drawn.append((output + 1) / 2)
         return drawn
-
-    def inpaint(self, image: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """Fill the hole and keep every visible pixel; shapes as in :meth:`forward`."""
-        return composite(image, self(image, hole)[-1], hole)

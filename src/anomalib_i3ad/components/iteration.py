@@ -1,0 +1,185 @@
+"""The iteration: hide what does not match, inpaint it, compare, and repeat until only the defect is left.
+
+Nakanishi, Suzuki and Matsuo, 2020, section 2; written once for what is inpainted as pixels and as features.
+"""
+
+from abc import abstractmethod
+from typing import Literal, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+
+from .arguments import check_choice
+from .film import Frame
+from .image_model import ImageModel
+from .loops import State, repeat_active
+from .masks import lattice_holes
+from .scores import ImageScore, Reduction
+from .stitching import composite, draw_hidden
+
+#: Least width of the ramp below u, far below rounding: a hard edge.
+SHARP = 1e-7
+MapOf = Literal["last", "mean"]
+
+
+class Iteration(NamedTuple):
+    """What the iteration leaves behind, an entry an image.
+
+    ``inpainting`` (N, C, h, w): the last one. ``anomaly_map`` (N, 1, h, w). ``hole`` (N, 1, h, w) in [0, 1]: what
+    still differs. ``passes`` (N,): iterations after the lattice pass, 0 to ``max_iterations``.
+    """
+
+    inpainting: torch.Tensor
+    anomaly_map: torch.Tensor
+    hole: torch.Tensor
+    passes: torch.Tensor
+
+
+class IterativeModel(ImageModel):
+    """Base of models that iterate over a scene: the image itself, or another map of it that can be inpainted.
+
+    Args:
+        initial_grid: Cells along each side of the lattice pass.
+        max_iterations: Most iterations after the lattice pass.
+        anomaly_map: ``last`` residual, or ``mean`` over all iterations.
+        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    #: An image stops when its hole lost less than this share of its area.
+    min_shrink = 0.05
+    #: What lies less than this share of u below it is hidden partly: else rounding decides what is hidden at u.
+    mask_edge = 0.1
+
+    def __init__(self, initial_grid: int, max_iterations: int, anomaly_map: MapOf, image_score: Reduction) -> None:
+        super().__init__()
+        if max_iterations < 0:
+            msg = f"max_iterations {max_iterations} must be 0 or more"
+            raise ValueError(msg)
+        check_choice("anomaly_map", anomaly_map, ("last", "mean"))
+        self.initial_grid = initial_grid
+        self.max_iterations = max_iterations
+        self.anomaly_map = anomaly_map
+        self.image_score = ImageScore(image_score)
+        #: u, the residual from which a part of the scene is hidden; NaN until it is calibrated.
+        self.mask_threshold: torch.Tensor
+        self.register_buffer("mask_threshold", torch.tensor(float("nan")))
+
+    @abstractmethod
+    def scene_of(self, image: torch.Tensor) -> torch.Tensor:
+        """Scene ``(N, C, h, w)`` of images ``(N, 3, H, W)`` in [0, 1]."""
+
+    @abstractmethod
+    def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """Draw what is hidden from what is visible.
+
+        Args:
+            scene: ``(N, C, h, w)``.
+            hole: ``(N, 1, h, w)`` in [0, 1]; what lies between is seen partly.
+
+        Returns:
+            ``(N, C, h, w)``; only the hole counts.
+        """
+
+    def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """As :meth:`draw`, for the lattice pass, in which what surrounds the hole may be anomalous, too."""
+        return self.draw(scene, hole)
+
+    @abstractmethod
+    def prepare(self, scene: torch.Tensor) -> State:
+        """Do once what comparisons need of the scene alone: tensors with an entry an image."""
+
+    @abstractmethod
+    def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Residuals ``(N, 1, h, w)``, 0 where nothing differs: the one that masks and the one that scores."""
+
+    @abstractmethod
+    def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Anomaly map ``(N, 1, H, W)`` of images ``(N, 3, H, W)`` from a residual ``(N, 1, h, w)``."""
+
+    @abstractmethod
+    def picture_of(self, inpainting: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Inpaintings as pictures of the images' shape ``(N, 3, H, W)``."""
+
+    def lattices(self, height: int, width: int) -> torch.Tensor:
+        """Initial holes ``(4, 1, height, width)`` of a scene."""
+        return lattice_holes(self.initial_grid, height, width)
+
+    def first_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
+        """Lattice pass: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
+        holes = self.lattices(*scene.shape[-2:]).to(scene)
+        return draw_hidden(scene, holes[None], self.draw_unseen)[:, 0]
+
+    def first_residual(self, scene: torch.Tensor) -> torch.Tensor:
+        """Residual ``(N, 1, h, w)`` of the lattice pass by which u is calibrated."""
+        return self.compare(self.prepare(scene), self.first_inpainting(scene))[0]
+
+    def hole_of(self, residual: torch.Tensor) -> torch.Tensor:
+        """Hole ``(N, 1, h, w)`` in [0, 1]: 1 where the residual reaches u, and a ramp just below."""
+        u = self.mask_threshold
+        return (1 + (residual - u) / (self.mask_edge * u).clamp(min=SHARP)).clamp(0, 1)
+
+    def iterate(self, image: torch.Tensor, frames: list[Frame] | None = None) -> Iteration:
+        """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
+
+        Args:
+            image: ``(N, 3, H, W)`` in [0, 1].
+            frames: Filled with every iteration, the lattice pass first; for one image alone.
+        """
+        scene = self.scene_of(image)
+        prepared = self.prepare(scene)
+
+        def record(hole: torch.Tensor, inpainting: torch.Tensor, residual: torch.Tensor) -> None:
+            if frames is not None:
+                frames.append(Frame(hole, self.picture_of(inpainting, image), self.map_of(residual, image)))
+
+        def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
+            scene, *prepared = constants
+            _, _, hole, *total = state
+            inpainting = composite(scene, self.draw(scene, hole), hole)
+            masking, scoring = self.compare(tuple(prepared), inpainting)
+            next_hole = self.hole_of(masking)
+            record(hole, inpainting, scoring)
+            before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
+            goes_on = (after > 0) & (before - after >= self.min_shrink * before)
+            return (inpainting, scoring, next_hole, *(of_all + scoring for of_all in total)), goes_on
+
+        inpainting = self.first_inpainting(scene)
+        masking, residual = self.compare(prepared, inpainting)
+        hole = self.hole_of(masking)
+        record(self.lattices(*scene.shape[-2:])[:1].to(scene), inpainting, residual)
+        active = hole.mean(dim=(1, 2, 3)) > 0
+        # a copy: the states of an exported loop may not share memory
+        total = [residual.clone()] if self.anomaly_map == "mean" else []
+        (inpainting, residual, hole, *total), passes = repeat_active(
+            inpaint_again, (scene, *prepared), (inpainting, residual, hole, *total), active, self.max_iterations
+        )
+        if total:
+            # an image that stopped keeps the residual of what it would go on to hide; all else would be its own, as it is
+            left = (self.max_iterations - passes)[:, None, None, None]
+            residual = (total[0] + left * residual * hole) / (1 + self.max_iterations)
+        return Iteration(inpainting, self.map_of(residual, image), hole, passes)
+
+    def film(self, image: torch.Tensor) -> list[Frame]:
+        """Every iteration over one image ``(1, 3, H, W)`` in [0, 1], the lattice pass first."""
+        frames: list[Frame] = []
+        self.iterate(image, frames)
+        return frames
+
+    def _score(self, image: torch.Tensor) -> tuple[InferenceBatch, Iteration]:
+        if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold):
+            msg = "mask_threshold is not calibrated: fit the model, or load a fitted checkpoint"
+            raise ValueError(msg)
+        result = self.iterate(image)
+        return InferenceBatch(self.image_score(result.anomaly_map), anomaly_map=result.anomaly_map), result
+
+    def infer(self, image: torch.Tensor) -> InferenceBatch:
+        """See :meth:`ImageModel.infer`."""
+        return self._score(image)[0]
+
+    def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
+        """See :meth:`ImageModel.explain`."""
+        batch, result = self._score(image)
+        return batch, {"passes": result.passes, "reconstruction": self.picture_of(result.inpainting, image)}

@@ -1,0 +1,197 @@
+"""FeatureI3AD: I3AD's iteration asked of features instead of pixels.
+
+A method of this project, after Nakanishi, Suzuki and Matsuo, Iterative Image Inpainting with Structural Similarity
+Mask for Anomaly Detection, 2020. Where each choice comes from is in the model card beside this file.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import optim
+from torch.nn import functional as F
+
+from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.models.iterative import IterativeMixin
+from anomalib_i3ad.models.reconstruction import image_of
+from anomalib_i3ad.post_processing import quantile
+
+from .kept import KeptFeatures
+from .loss import inpainting_loss, likelihood_loss
+from .torch_model import BACKBONE, LAYERS, FeatureI3ADModel, widened
+
+ADAM_BETAS = (0.9, 0.99)
+#: Share of training holes that are lattice holes, the rest are free-form.
+LATTICE_PROBABILITY = 0.5
+#: Weight of the expected residual's likelihood in the loss.
+LIKELIHOOD_WEIGHT = 0.1
+#: Images of a batch by which the decoder learns: more of them cost more than the inpainter.
+DECODED = 4
+#: A feature that hardly varies is divided by this share of the mean deviation: else runtimes disagree on its rounding.
+LEAST_STD = 1e-2
+
+
+class FeatureI3AD(IterativeMixin, AnomalibModule):
+    """Detects anomalies by inpainting, again and again, the features that do not look normal.
+
+    A frozen network that was trained on ImageNet sees the image once. A small network learns to inpaint the features
+    of hidden cells of normal images, and how wrong it usually is there. At test, cells that differ from their
+    inpainting by more than usual are hidden and inpainted again from what is left.
+
+    Args:
+        image_size: Height and width in pixels to which images are resized; an int for both. Multiples of 8 times
+            ``initial_grid``.
+        backbone: Name of a timm model; it is frozen.
+        layers: Its layers whose features are inpainted.
+        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features`` or timm's hub.
+        width: Channels of the inpainter's first layer; its speed and size follow it.
+        noise: Standard deviation of the noise on visible features in training, in units of theirs.
+        learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
+        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
+            limits may end it earlier. ``None`` leaves it to the trainer.
+        seed: Seed of weights, order of images, training holes and noise.
+
+        initial_grid: Cells of the lattice pass along each side, even and dividing the features' grid.
+        mask_quantile: Cells are hidden from u on, this quantile of the first residual on normal validation images.
+        max_iterations: Most iterations after the lattice pass.
+        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
+            of its highest per cent (``top_k``).
+
+        pre_processor: As in anomalib.
+        post_processor: As in anomalib.
+        evaluator: As in anomalib.
+        visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument is none of the above or does not fit ``image_size``.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 256,
+        backbone: str = BACKBONE,
+        layers: Sequence[str] = LAYERS,
+        backbone_weights: str | None = None,
+        width: int = 32,
+        noise: float = 0.5,
+        learning_rate: float = 1e-3,
+        max_train_steps: int | None = 1000,
+        seed: int = 0,
+        initial_grid: int = 4,
+        mask_quantile: float = 0.995,
+        max_iterations: int = 4,
+        image_score: Reduction = "top_k",
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        self.model: FeatureI3ADModel = FeatureI3ADModel(
+            backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
+        )
+        self.model.check_size(*self.image_size)
+        self.to(memory_format=torch.channels_last)
+        if noise < 0:
+            msg = f"noise {noise} must be 0 or more"
+            raise ValueError(msg)
+        self.noise = noise
+        self.learning_rate = learning_rate
+        self.mask_quantile = mask_quantile
+        self._kept: KeptFeatures | None = None
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Validation once, at the end: it calibrates, and a fit has about a hundred short epochs."""
+        return super().trainer_arguments | {"check_val_every_n_epoch": 1_000_000}
+
+    def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[Any]]:
+        """Adam with its schedule, for inpainter and decoder."""
+        trained = [*self.model.inpainter.parameters(), *self.model.decoder.parameters()]
+        optimizers, schedules = self.with_cosine(optim.Adam(trained, self.learning_rate, ADAM_BETAS))
+        return optimizers, [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
+
+    def on_fit_start(self) -> None:
+        """Load the backbone's weights, if no checkpoint brought them."""
+        super().on_fit_start()
+        self.model.features.load_pretrained()
+
+    def on_train_start(self) -> None:
+        """Compute the features of all training images, and their mean and deviation."""
+        super().on_train_start()
+        loader: Any = self.trainer.train_dataloader
+        if getattr(self.trainer.datamodule, "train_augmentations", None) is None:  # type: ignore[attr-defined]
+            height, width = self.image_size
+            shape = self.model.grid_shape(height, width)
+            self._kept = KeptFeatures(len(loader.dataset), shape, self.trainer.default_root_dir)
+        if torch.isfinite(self.model.std).all():
+            return
+        sums = torch.zeros(3, self.model.inpainter.channels, dtype=torch.float64, device=self.device)
+        for batch in islice(loader, self.trainer.num_training_batches):
+            batch.image = image_of(batch).to(self.device)
+            if self.pre_processor:
+                batch.image = self.pre_processor(batch.image)
+            cells = self.cells_of(batch).double()
+            sums += torch.stack([torch.ones_like(cells), cells, cells.square()]).sum(dim=(1, 3, 4))
+        sums = self.all_gather(sums).reshape(-1, *sums.shape).sum(dim=0)
+        mean, square = sums[1:] / sums[0]
+        self.model.mean.copy_(mean[None, :, None, None])
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
+
+    def on_train_end(self) -> None:
+        """Forget the features."""
+        super().on_train_end()
+        self._kept = None
+
+    def cells_of(self, batch: Batch) -> torch.Tensor:
+        """Features ``(N, C, h, w)`` of a training batch, kept or computed."""
+        image = image_of(batch)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            if self._kept is None or batch.image_path is None:
+                return self.model.cells_of(image.float())
+            kept = self._kept.take(batch.image_path, lambda new: self.model.cells_of(image[new].float()))
+        return kept.to(self.device, memory_format=torch.channels_last)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Inpaint holes in noisy features, and draw images from features."""
+        del batch_idx
+        model, rng = self.model, self.step_rng()
+        scene = model.scene_from(self.cells_of(batch))
+        n, _, h, w = scene.shape
+        hole = widened(training_holes(n, h, w, rng, model.lattices(h, w), LATTICE_PROBABILITY).to(scene))
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
+        features = model.standard(scene)
+        # uniform: drawn several times faster than normal noise on a CPU
+        jitter = torch.rand(features.shape, generator=generator, device=self.device) - 0.5
+        drawn, expected = model.inpainter(features + 12**0.5 * self.noise * jitter, hole)
+        pictures = model.decoder(features[:DECODED])
+        with torch.autocast(self.device.type, enabled=False):
+            drawn, expected, pictures = drawn.float(), expected.float(), pictures.float()
+            residual = model.residuals(model.prepare(scene), torch.cat([drawn, expected], dim=1))
+            losses = {
+                "cosine_loss": inpainting_loss(residual, hole),
+                "square_loss": inpainting_loss((drawn - features).square(), hole),
+                "likelihood_loss": LIKELIHOOD_WEIGHT * likelihood_loss(residual, expected, hole),
+                "decoder_loss": F.l1_loss(pictures, F.interpolate(image_of(batch)[:DECODED], pictures.shape[-2:], mode="area")),
+            }
+        self.check_losses(**losses)
+        return torch.stack(list(losses.values())).sum()
+
+    def on_validation_epoch_start(self) -> None:
+        """Calibrate what residual is usually expected, then u, on normal validation images."""
+        def expected(scene: torch.Tensor) -> torch.Tensor:
+            return self.model.first_inpainting(scene)[:, self.model.inpainter.channels :]
+
+        found = self.on_normal_images(expected)
+        for layer in range(self.model.usual.shape[1]):
+            self.model.usual[0, layer] = quantile([values[:, layer] for values in found], 0.5, self.trainer)
+        super().on_validation_epoch_start()

@@ -1,0 +1,151 @@
+"""FeatureI3AD's torch model: the iteration over the features of a frozen network."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.components.features import FrozenFeatures
+from anomalib_i3ad.components.iteration import IterativeModel
+from anomalib_i3ad.components.loops import State
+from anomalib_i3ad.components.scores import Reduction
+
+from .networks import Decoder, Inpainter
+
+BACKBONE, LAYERS = "tf_efficientnet_lite0", ("blocks.2", "blocks.4")
+#: Side of a cell in pixels: what lies finer is averaged, what lies coarser interpolated.
+CELL = 8
+#: Side in cells of the neighbourhood over which features are averaged (PatchCore, Roth et al., CVPR 2022, section 3.1).
+NEIGHBOURHOOD = 3
+#: Rings of cells around a part of the lattice that are hidden with it: their features have seen its pixels, by the
+#: network and by the average over neighbours.
+MARGIN = 2
+#: Spread of a cell's residual over the map, in cells.
+SPREAD = 0.65
+
+
+def widened(hole: torch.Tensor) -> torch.Tensor:
+    """Hole ``(N, 1, h, w)`` with the guard margin around it."""
+    return F.max_pool2d(hole, 2 * MARGIN + 1, stride=1, padding=MARGIN)
+
+
+def _spreading(cells: int, like: torch.Tensor) -> torch.Tensor:
+    """Gaussian weights ``(CELL * cells, cells)`` by which pixels along an axis take the residuals of its cells."""
+    pixel = (torch.arange(CELL * cells, device=like.device).to(like.dtype) + 0.5) / CELL - 0.5
+    distance = pixel[:, None] - torch.arange(cells, device=like.device).to(like.dtype)[None, :]
+    weights = torch.exp(-distance.square() / (2 * SPREAD**2))
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+class FeatureI3ADModel(IterativeModel):
+    """Inpaints standardised features of cells of 8 x 8 pixels.
+
+    The scene is ``(N, C + L, h, w)``: C features, and after them the expected residual of each of L layers, 0 where
+    nothing is hidden.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Names of its layers.
+        backbone_weights: File of its weights; ``None`` takes an installed package or timm's hub.
+        width: Channels of the inpainter's first layer.
+        initial_grid: Cells of the lattice along each side.
+        max_iterations: Most iterations after the lattice pass.
+        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
+
+    Raises:
+        ValueError: If an argument is none of these.
+    """
+
+    def __init__(
+        self,
+        backbone: str = BACKBONE,
+        layers: Sequence[str] = LAYERS,
+        backbone_weights: str | None = None,
+        width: int = 32,
+        initial_grid: int = 4,
+        max_iterations: int = 4,
+        image_score: Reduction = "top_k",
+    ) -> None:
+        super().__init__(initial_grid, max_iterations, "mean", image_score)
+        self.features = FrozenFeatures(backbone, layers, backbone_weights)
+        channels, count = sum(self.features.channels), len(self.features.channels)
+        self.inpainter = Inpainter(channels, count, width)
+        self.decoder = Decoder(channels)
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        #: Standardisation of features, from the training images; NaN until it is known.
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
+        #: Usual expected residual of each layer, from normal validation images.
+        self.usual: torch.Tensor
+        self.register_buffer("usual", torch.full((1, count, 1, 1), float("nan")))
+
+    def check_size(self, height: int, width: int) -> None:
+        """See :meth:`ImageModel.check_size`: backbone, lattice and inpainter must fit."""
+        check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
+        self.lattices(height // CELL, width // CELL)
+        if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
+            msg = f"initial_grid {self.initial_grid} leaves nothing visible of {height}x{width} pixels: choose a smaller one"
+            raise ValueError(msg)
+
+    def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Shape ``(C, h, w)`` of the features of images of this size."""
+        return self.inpainter.channels, height // CELL, width // CELL
+
+    def cells_of(self, image: torch.Tensor) -> torch.Tensor:
+        """Features ``(N, C, H / 8, W / 8)`` of images ``(N, 3, H, W)`` in [0, 1], as they come from the network."""
+        maps = []
+        for values, stride in zip(self.features(image), self.features.strides, strict=True):
+            if stride > CELL:
+                values = F.interpolate(values, scale_factor=stride / CELL, mode="bilinear")
+            maps.append(F.avg_pool2d(values, CELL // stride) if stride < CELL else values)
+        return F.avg_pool2d(torch.cat(maps, dim=1), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
+
+    def scene_from(self, cells: torch.Tensor) -> torch.Tensor:
+        """Scene ``(N, C + L, h, w)`` of features ``(N, C, h, w)`` as they come from the network."""
+        standard = (cells - self.mean) / self.std
+        return torch.cat([standard, torch.zeros_like(standard[:, : len(self.features.channels)])], dim=1)
+
+    def scene_of(self, image: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.scene_of`."""
+        return self.scene_from(self.cells_of(image))
+
+    def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.draw`."""
+        return torch.cat(self.inpainter(self.standard(scene), hole), dim=1)
+
+    def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.draw_unseen`: with the guard margin."""
+        return self.draw(scene, widened(hole))
+
+    def standard(self, scene: torch.Tensor) -> torch.Tensor:
+        """Standardised features ``(N, C, h, w)`` of a scene."""
+        return scene[:, : self.inpainter.channels]
+
+    def prepare(self, scene: torch.Tensor) -> State:
+        """Features as they come from the network ``(N, C_l, h, w)``, each cell of unit length, for each of L layers."""
+        layers = (self.standard(scene) * self.std + self.mean).split(self.features.channels, dim=1)
+        return tuple(F.normalize(values, dim=1) for values in layers)
+
+    def residuals(self, prepared: State, inpainting: torch.Tensor) -> torch.Tensor:
+        """``1 - cosine similarity`` of features and their inpainting in each layer, ``(N, L, h, w)`` in [0, 2]."""
+        # of unit vectors: 1 - a b = |a - b|^2 / 2, which is exactly 0 where they are equal
+        pairs = zip(prepared, self.prepare(inpainting), strict=True)
+        return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
+
+    def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`IterativeModel.compare`: against the expected residual, mean over layers."""
+        expected = inpainting[:, self.inpainter.channels :]
+        residual = (self.residuals(prepared, inpainting) / (expected + self.usual)).mean(dim=1, keepdim=True)
+        return residual, residual
+
+    def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.map_of`: smoothly interpolated."""
+        del image
+        rows, columns = (_spreading(side, residual) for side in residual.shape[-2:])
+        return torch.matmul(torch.matmul(rows, residual), columns.transpose(0, 1))
+
+    def picture_of(self, inpainting: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.picture_of`: what the decoder makes of it."""
+        return F.interpolate(self.decoder(self.standard(inpainting)), image.shape[-2:], mode="bilinear")

@@ -1,0 +1,60 @@
+"""What the models that iterate share beside the torch side: the calibration of u, and their schedule."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import optim
+
+from anomalib_i3ad.post_processing import quantile
+
+from .reconstruction import ReconstructionMixin, image_of
+
+#: Share of the cosine schedule's steps in which the learning rate rises.
+WARM_UP = 0.05
+
+
+class IterativeMixin(ReconstructionMixin):
+    """Mixin, ahead of ``AnomalibModule``, for models whose torch model is an :class:`IterativeModel`."""
+
+    #: u is this quantile of the first residual on normal validation images.
+    mask_quantile: float
+
+    def with_cosine(
+        self, *optimizers: optim.Optimizer
+    ) -> tuple[list[optim.Optimizer], list[optim.lr_scheduler.LRScheduler]]:
+        """Optimisers and their schedules: up in the first steps and down to 0 at the end of the fit.
+
+        Raises:
+            ValueError: If nothing ends the fit.
+        """
+        steps = self.planned_steps(optimizer_steps=1 if self.automatic_optimization else len(optimizers))
+        if math.isinf(steps):
+            msg = "the learning rate falls to the end of the fit: set max_train_steps, or the trainer's max_epochs"
+            raise ValueError(msg)
+
+        def share(step: int) -> float:
+            falling = (1 + math.cos(math.pi * min(1, step / steps))) / 2
+            return min(1, (step + 1) / (WARM_UP * steps)) * falling
+
+        return list(optimizers), [optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
+
+    def on_normal_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
+        """Apply a measurement to the scenes of the normal validation images, batch by batch, in full precision."""
+        found = []
+        for batch in self.trainer.val_dataloaders or ():
+            image = image_of(batch)[batch.gt_label == 0].to(self.device)
+            if len(image):
+                image = self.pre_processor(image) if self.pre_processor else image
+                with torch.autocast(self.device.type, enabled=False):
+                    found.append(measure(self.model.scene_of(image)).cpu())
+        return found
+
+    def on_validation_epoch_start(self) -> None:
+        """Calibrate u on the first residual of normal validation images.
+
+        Raises:
+            ValueError: If validation holds no normal image.
+        """
+        residuals: Sequence[torch.Tensor] = self.on_normal_images(self.model.first_residual)
+        self.model.mask_threshold.fill_(quantile(list(residuals), self.mask_quantile, self.trainer))

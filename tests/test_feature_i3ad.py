@@ -1,0 +1,280 @@
+"""FeatureI3AD: features, inpainter, losses, calibration."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import Folder
+from torchvision.transforms.v2 import RandomHorizontalFlip
+
+from anomalib_i3ad import FeatureI3AD, Textures
+from anomalib_i3ad.components.features import packaged_weights
+from anomalib_i3ad.models.feature_i3ad import kept
+from anomalib_i3ad.models.feature_i3ad.kept import KeptFeatures
+from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
+from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
+from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel, widened
+from model_tester import ModelTester, make_engine, make_images
+
+TINY = {"image_size": 96, "width": 8, "initial_grid": 2}
+
+
+class TestFeatureI3AD(ModelTester):
+    """The shared tests, with the default network."""
+
+    model_class = FeatureI3AD
+    name = "feature_i3ad"
+    tiny = TINY
+    unfit = {"width": 6}
+    score_bound = 10
+
+    def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
+        mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
+        for name in ("mean", "std", "usual", "mask_threshold"):
+            assert torch.isfinite(getattr(mine, name)).all()
+            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+
+    def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
+        datamodule = self.datamodule(texture_root)
+        datamodule.setup()
+        model = fitted[0]
+        images = torch.stack([item.image.as_subclass(torch.Tensor) for item in datamodule.train_data])
+        with torch.no_grad():
+            cells = np.concatenate([model.model.cells_of(model.pre_processor(image[None])) for image in images])
+        np.testing.assert_allclose(model.model.mean.flatten(), cells.mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(model.model.std.flatten(), cells.std(axis=(0, 2, 3)), rtol=1e-3)
+
+    def test_calibrates_on_normal_validation_images(self, fitted, textures: Textures) -> None:
+        model = FeatureI3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
+        make_engine().validate(model, datamodule=textures, verbose=False)
+        images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
+        with torch.no_grad():
+            scene = model.model.eval().scene_of(images)
+            expected = model.model.first_inpainting(scene)[:, -2:]
+            residual = model.model.first_residual(scene)
+        usual = np.median(expected.transpose(0, 1).flatten(1).numpy(), axis=1)
+        np.testing.assert_allclose(model.model.usual.flatten(), usual, rtol=1e-5)
+        assert model.model.mask_threshold.item() == pytest.approx(np.quantile(residual.numpy(), 0.5), rel=1e-5)
+        assert model.model.mask_threshold < fitted[0].model.mask_threshold
+
+    def test_the_backbone_keeps_its_weights_and_needs_them_only_once(self, fitted, monkeypatch) -> None:
+        expected = packaged_weights("tf_efficientnet_lite0")
+        for name, value in fitted[0].model.features.network.state_dict().items():
+            assert torch.equal(value, expected[name])
+        monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
+        fitted[0].model.features.load_pretrained()
+
+
+class TestResNet(ModelTester):
+    """The shared tests, with another family of networks, layers of three strides, and images that are not square."""
+
+    is_variant = True
+    model_class = FeatureI3AD
+    name = "feature_i3ad"
+    tiny = {**TINY, "image_size": (96, 128), "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"]}
+    unfit = {"layers": ["layer2", "layer3"]}
+    score_bound = 100
+
+    @pytest.fixture(autouse=True, scope="class")
+    def _random_weights(self):
+        """Its ImageNet weights would be a download."""
+        patch = pytest.MonkeyPatch()
+        patch.setattr("anomalib_i3ad.components.features.FrozenFeatures.load_pretrained", lambda _self: None)
+        yield
+        patch.undo()
+
+
+@pytest.fixture
+def model() -> FeatureI3ADModel:
+    torch.manual_seed(0)
+    model = FeatureI3ADModel(width=8, initial_grid=2).eval()
+    model.mean.normal_()
+    model.std.uniform_(0.5, 2)
+    model.usual.fill_(0.5)
+    return model
+
+
+class TestCells:
+    @pytest.mark.parametrize(
+        ("backbone", "layers"),
+        [("tf_efficientnet_lite0", ["blocks.2", "blocks.4"]), ("resnet18", ["layer1", "layer2", "layer3"])],
+    )
+    def test_bring_every_stride_to_one_grid(self, backbone: str, layers: list[str]) -> None:
+        """Against timm's own maps, resized and averaged by hand."""
+        model = FeatureI3ADModel(backbone, layers).eval()
+        image = make_images(2, 64, 128)
+        with torch.no_grad():
+            cells, maps = model.cells_of(image), model.features(image)
+        assert cells.shape == (2, *model.grid_shape(64, 128)) == (2, sum(m.shape[1] for m in maps), 8, 16)
+        by_hand = []
+        for values in maps:
+            array = values.numpy()
+            if array.shape[-1] > 16:
+                array = array.reshape(*array.shape[:2], 8, 2, 16, 2).mean(axis=(3, 5))
+            elif array.shape[-1] < 16:
+                array = torch.nn.functional.interpolate(values, (8, 16), mode="bilinear").numpy()
+            by_hand.append(array)
+        whole = np.pad(np.concatenate(by_hand, axis=1), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+        shifted = [whole[..., i : i + 8, j : j + 16] for i in range(3) for j in range(3)]
+        np.testing.assert_allclose(cells, np.nanmean(shifted, axis=0), rtol=1e-4, atol=1e-5)
+
+    def test_residual_is_one_minus_the_cosine(self, model: FeatureI3ADModel) -> None:
+        cells, other = torch.randn(2, 2, 152, 8, 8)
+        residual = model.residuals(*(model.prepare(model.scene_from(x)) for x in (cells,)), model.scene_from(other))
+        for layer, part in enumerate((slice(40), slice(40, None))):
+            similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
+            torch.testing.assert_close(residual[:, layer], 1 - similarity, rtol=0, atol=1e-5)
+
+    def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:
+        residual = torch.zeros(1, 1, 8, 12)
+        residual[0, 0, 3, 5] = 1.0
+        anomaly_map = model.map_of(residual, torch.zeros(1, 3, 64, 96))[0, 0]
+        assert anomaly_map.shape == (64, 96)
+        rows, columns = np.mgrid[:64, :96] + 0.5
+        weight = anomaly_map.numpy() / anomaly_map.sum().item()
+        assert (weight * rows).sum() == pytest.approx(3.5 * 8, abs=0.05)
+        assert (weight * columns).sum() == pytest.approx(5.5 * 8, abs=0.05)
+        flat = model.map_of(torch.full((1, 1, 8, 12), 0.3), torch.zeros(1, 3, 64, 96))
+        torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+class TestGuardMargin:
+    def test_what_is_scored_does_not_depend_on_what_is_hidden_around_it(self, model: FeatureI3ADModel) -> None:
+        """Change the cells of one part of the lattice and the ring around it: their inpainting stays."""
+        scene = model.scene_from(torch.randn(1, 152, 16, 16))
+        for hole in model.lattices(16, 16):
+            ring = widened(hole[None])
+            assert hole.sum() < ring.sum() < ring.numel()
+            changed = scene + ring * torch.randn_like(scene)
+            before, after = (model.draw_unseen(given, hole[None]) for given in (scene, changed))
+            assert torch.equal(before, after)
+            one_visible = scene + (1 - ring) * torch.randn_like(scene)
+            assert not torch.equal(before * hole, model.draw_unseen(one_visible, hole[None]) * hole)
+
+    def test_is_two_rings(self) -> None:
+        hole = torch.zeros(1, 1, 9, 9)
+        hole[..., 4, 4] = 1
+        expected = torch.zeros(9, 9)
+        expected[2:7, 2:7] = 1
+        assert torch.equal(widened(hole)[0, 0], expected)
+
+
+class TestNetworks:
+    @pytest.mark.parametrize("size", [(8, 8), (6, 14)])
+    def test_keep_the_grid(self, size: tuple[int, int]) -> None:
+        drawn, expected = Inpainter(10, 2, 4)(torch.randn(3, 10, *size), torch.zeros(3, 1, *size))
+        assert drawn.shape == (3, 10, *size)
+        assert expected.shape == (3, 2, *size)
+        assert (expected > 0).all()
+        assert Decoder(10, 8)(torch.randn(3, 10, *size)).shape == (3, 3, 4 * size[0], 4 * size[1])
+
+
+class TestLoss:
+    def test_likelihood_is_least_at_the_size_of_the_residual(self) -> None:
+        """A synthetic field whose residuals have a known scale, different on its two sides."""
+        generator = torch.Generator().manual_seed(0)
+        scale = torch.ones(1, 2, 32, 32)
+        scale[..., 16:] = 0.2
+        scale[:, 1] *= 3
+        residual = -scale * torch.rand(256, 2, 32, 32, generator=generator).log()  # exponential
+        log_expected = torch.zeros(1, 2, 1, 2, requires_grad=True)
+        optimizer = torch.optim.Adam([log_expected], 0.05)
+        for _ in range(200):
+            expected = log_expected.exp().repeat_interleave(16, dim=-1).expand(256, -1, 32, -1)
+            loss = likelihood_loss(residual, expected, torch.ones(256, 1, 32, 32))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        found = log_expected.exp().detach()[0, :, 0]
+        np.testing.assert_allclose(found, [[1.0, 0.2], [3.0, 0.6]], rtol=0.02)
+
+    def test_likelihood_counts_hidden_cells_and_leaves_the_residual_alone(self) -> None:
+        residual = torch.tensor([[2.0, 9.0]]).reshape(1, 1, 1, 2).requires_grad_()
+        expected = torch.tensor([[4.0, 1.0]]).reshape(1, 1, 1, 2).requires_grad_()
+        hole = torch.tensor([[1.0, 0.0]]).reshape(1, 1, 1, 2)
+        loss = likelihood_loss(residual, expected, hole)
+        assert loss.item() == pytest.approx(2 / 4 + np.log(4), abs=1e-4)
+        loss.backward()
+        assert residual.grad is None
+        assert expected.grad.flatten().tolist() == pytest.approx([1 / 4 - 2 / 16, 0], abs=1e-4)
+
+    def test_inpainting_weighs_hidden_cells(self) -> None:
+        residual = torch.tensor([[1.0, 3.0]]).reshape(1, 1, 1, 2)
+        hole = torch.tensor([[1.0, 0.0]]).reshape(1, 1, 1, 2)
+        assert inpainting_loss(residual, hole).item() == pytest.approx((1.1 * 1 + 0.1 * 3) / 1.2)
+
+
+class TestKept:
+    @pytest.mark.parametrize("share", [1.0, 0.0])
+    def test_computes_every_image_once(self, share: float, tmp_path: Path, monkeypatch, caplog) -> None:
+        monkeypatch.setattr(kept, "MEMORY_SHARE", share)
+        caplog.set_level("INFO")
+        values = {name: torch.randn(2, 3).half().float() for name in "abcd"}
+        store, computed = KeptFeatures(4, (2, 3), tmp_path), []
+        assert ("in memory" in caplog.text) == (share == 1.0)
+        for names in ("ab", "bc", "ad", "dcba"):
+
+            def compute(new: list[int], names: str = names) -> torch.Tensor:
+                computed.extend(names[position] for position in new)
+                return torch.stack([values[names[position]] for position in new])
+
+            assert torch.equal(store.take(names, compute), torch.stack([values[name] for name in names]))
+        assert computed == list("abcd")
+
+    def fit(self, model: FeatureI3AD, datamodule) -> int:
+        """Fit; returns how many images the backbone saw in training steps."""
+        seen = 0
+        original = model.model.cells_of
+
+        def counted(image: torch.Tensor) -> torch.Tensor:
+            nonlocal seen
+            seen += len(image) if model.training else 0
+            return original(image)
+
+        model.model.cells_of = counted
+        make_engine(max_epochs=3).fit(model, datamodule=datamodule)
+        return seen
+
+    def test_the_backbone_sees_a_training_image_once(self, texture_root: Path) -> None:
+        assert self.fit(FeatureI3AD(**TINY), TestFeatureI3AD.datamodule(texture_root)) == 11
+
+    def test_augmented_images_are_computed_anew(self, texture_root: Path) -> None:
+        datamodule = TestFeatureI3AD.datamodule(texture_root)
+        datamodule.train_augmentations = RandomHorizontalFlip()
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 11  # for standardisation, and in three epochs
+
+    def test_any_datamodule(self, texture_root: Path) -> None:
+        good = next(texture_root.rglob("train")) / "good"
+        settings = {"test_split_mode": "none", "val_split_mode": "from_train", "val_split_ratio": 0.1, "seed": 0}
+        datamodule = Folder(name="own", normal_dir=good, train_batch_size=4, num_workers=0, **settings)
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 11
+
+
+class TestBadArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"image_size": 72}, "image of 72x72 pixels: the network takes sides that are multiples of 16"),
+            ({"initial_grid": 8}, "initial_grid 8 does not divide"),
+            ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller one"),
+            ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
+            ({"layers": ["blocks.1", "x"]}, "has the layers blocks.0, blocks.1"),
+            ({"max_iterations": -1}, "max_iterations -1"),
+            ({"image_score": "sum"}, "image_score 'sum'"),
+            ({"noise": -1.0}, "noise -1.0 must be 0 or more"),
+        ],
+    )
+    def test_are_refused_by_name(self, arguments: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            FeatureI3AD(**{**TINY, **arguments})
+
+    def test_uncalibrated_model_says_so(self) -> None:
+        with pytest.raises(ValueError, match="not calibrated"):
+            FeatureI3AD(**TINY).eval()(torch.rand(1, 3, 64, 64))
+
+
+def test_large_and_oblong_images_have_larger_grids() -> None:
+    for size, grid in (((384, 384), (48, 48)), ((512, 256), (64, 32))):
+        model = FeatureI3AD(image_size=size)
+        assert model.model.grid_shape(*model.image_size)[1:] == grid

@@ -1,0 +1,195 @@
+"""The iteration, over pixels and over features."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_i3ad.components.iteration import IterativeModel
+from anomalib_i3ad.components.masks import lattice_holes
+from anomalib_i3ad.components.stitching import composite
+from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
+from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
+from model_tester import make_images
+
+SIDE = 128
+
+
+def make_model(kind: str) -> IterativeModel:
+    """Untrained model whose u lies among the first residuals of :func:`make_images`."""
+    torch.manual_seed(0)
+    image = make_images(4, SIDE, SIDE)
+    model: IterativeModel
+    if kind == "pixels":
+        model = I3ADModel(width=4).eval()
+    else:
+        model = FeatureI3ADModel(width=8, initial_grid=2).eval()
+        cells = model.cells_of(image)
+        model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
+        model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
+        model.usual.fill_(0.5)
+    with torch.no_grad():
+        model.mask_threshold.fill_(model.first_residual(model.scene_of(image)).quantile(0.8))
+    return model
+
+
+@pytest.fixture(params=["pixels", "features"])
+def model(request: pytest.FixtureRequest) -> IterativeModel:
+    return make_model(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def residual_of(model: IterativeModel, scene: torch.Tensor, inpainting: torch.Tensor) -> torch.Tensor:
+    return model.compare(model.prepare(scene), inpainting)[0]
+
+
+def draw_the_scene(model: IterativeModel, scene: torch.Tensor) -> None:
+    """Let the network draw what is there."""
+    model.draw = lambda given, _hole: scene.repeat_interleave(len(given) // len(scene), dim=0)
+
+
+def test_no_iterations_leave_the_lattice_pass(model: IterativeModel) -> None:
+    model.max_iterations = 0
+    image = make_images(2, SIDE, SIDE)
+    result = model.iterate(image)
+    assert torch.equal(result.inpainting, model.first_inpainting(model.scene_of(image)))
+    assert result.passes.tolist() == [0, 0]
+
+
+def test_lattice_pass_takes_each_part_where_it_was_hidden(model: IterativeModel) -> None:
+    scene = model.scene_of(make_images(1, SIDE, SIDE))
+    stitched = model.first_inpainting(scene)
+    for hole in model.lattices(*scene.shape[-2:]):
+        drawn = model.draw_unseen(scene, hole[None])
+        torch.testing.assert_close(stitched * hole, drawn * hole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["last", "mean"])
+def test_follows_the_definition(model: IterativeModel, kind: str) -> None:
+    """Against the loop of the paper written out, one image at a time."""
+    model.min_shrink, model.max_iterations, model.mask_edge, model.anomaly_map = 0.0, 3, 0.0, kind
+    u, counts = model.mask_threshold, set()
+    for image in make_images(4, SIDE, SIDE).split(1):
+        scene = model.scene_of(image)
+        inpainting, passes = model.first_inpainting(scene), 0
+        residuals = [residual_of(model, scene, inpainting)]
+        hole = (residuals[0] >= u).float()
+        while hole.any() and passes < 3:
+            inpainting = scene * (1 - hole) + model.draw(scene, hole) * hole
+            passes += 1
+            residuals.append(residual_of(model, scene, inpainting))
+            previous, hole = hole, (residuals[-1] >= u).float()
+            if hole.sum() > previous.sum():
+                break
+        # what a stopped image would go on to hide keeps its residual, the rest would be the image's own
+        of_all = residuals + [residuals[-1] * hole] * (3 - passes)
+        expected = residuals[-1] if kind == "last" else torch.stack(of_all).mean(dim=0)
+        result = model.iterate(image)
+        assert result.passes.item() == passes
+        counts.add(passes)
+        torch.testing.assert_close(result.inpainting, inpainting, rtol=0, atol=1e-5)
+        torch.testing.assert_close(result.anomaly_map, model.map_of(expected, image), rtol=0, atol=1e-5)
+    assert counts - {0}
+
+
+def test_hides_partly_just_below_the_threshold(model: IterativeModel) -> None:
+    model.mask_threshold.fill_(0.5)
+    residual = torch.tensor([0.0, 0.44, 0.45, 0.475, 0.4999, 0.5, 0.9]).reshape(1, 1, 1, 7)
+    expected = torch.tensor([0, 0, 0, 0.5, 0.998, 1, 1])
+    torch.testing.assert_close(model.hole_of(residual).flatten(), expected, rtol=0, atol=1e-5)
+    model.mask_edge = 0.0
+    assert model.hole_of(residual).flatten().tolist() == [0, 0, 0, 0, 0, 1, 1]
+
+
+def test_rounding_at_the_threshold_moves_little(model: IterativeModel) -> None:
+    """A residual that is u in one runtime and a rounding error below it in another."""
+    image = make_images(1, SIDE, SIDE)
+    first = residual_of(model, model.scene_of(image), model.first_inpainting(model.scene_of(image)))
+    model.mask_threshold.copy_(first.flatten().sort().values[-len(first.flatten()) // 20])
+    model.max_iterations, maps = 1, {}
+    for model.mask_edge in (0.0, 0.1):
+        for nudge in (1 - 1e-6, 1 + 1e-6):
+            threshold = model.mask_threshold.clone()
+            model.mask_threshold.mul_(nudge)
+            maps[model.mask_edge, nudge > 1] = model.iterate(image).anomaly_map
+            model.mask_threshold.copy_(threshold)
+    moved = {edge: (maps[edge, True] - maps[edge, False]).abs().max().item() for edge in (0.0, 0.1)}
+    assert moved[0.1] < 1e-3 < moved[0.0]
+
+
+def test_what_is_inpainted_perfectly_scores_nothing(model: IterativeModel) -> None:
+    image = make_images(2, SIDE, SIDE)
+    draw_the_scene(model, model.scene_of(image))
+    result = model.iterate(image)
+    assert result.anomaly_map.abs().max() == 0
+    assert result.passes.tolist() == [0, 0]
+
+
+def test_what_is_visible_stays_and_differs_nowhere(model: IterativeModel) -> None:
+    scene = model.scene_of(make_images(1, SIDE, SIDE))
+    hole = torch.zeros(1, 1, *scene.shape[-2:])
+    hole[..., : hole.shape[-1] // 4] = 1
+    inpainting = composite(scene, model.draw(scene, hole), hole)
+    visible = (hole == 0).expand_as(scene)
+    assert torch.equal(inpainting[visible], scene[visible])
+    assert residual_of(model, scene, inpainting)[..., -hole.shape[-1] // 4 :].abs().max() == 0
+
+
+def test_image_that_never_converges_ends(model: IterativeModel) -> None:
+    model.mask_threshold.fill_(-1.0)  # everything stays hidden
+    model.min_shrink, model.max_iterations = 0.0, 7
+    result = model.iterate(make_images(1, SIDE, SIDE))
+    assert result.passes.item() == 7
+    assert result.hole.mean() == 1
+
+
+def test_stops_when_the_hole_no_longer_shrinks(model: IterativeModel) -> None:
+    model.mask_threshold.fill_(-1.0)
+    model.max_iterations = 7
+    assert model.iterate(make_images(1, SIDE, SIDE)).passes.item() == 1
+
+
+def test_stops_at_once_when_nothing_differs(model: IterativeModel) -> None:
+    model.mask_threshold.fill_(1e3)
+    assert model.iterate(make_images(2, SIDE, SIDE)).passes.tolist() == [0, 0]
+
+
+def test_images_of_a_batch_stop_by_themselves(model: IterativeModel) -> None:
+    model.min_shrink, model.max_iterations = 0.0, 6
+    image = make_images(6, SIDE, SIDE)
+    scene = model.scene_of(image)
+    first = residual_of(model, scene, model.first_inpainting(scene)).flatten(1).amax(dim=1)
+    model.mask_threshold.fill_(first.sort().values[2])
+    together = model.iterate(image)
+    alone = [model.iterate(single) for single in image.split(1)]
+    assert len(set(together.passes.tolist())) > 1
+    assert together.passes.tolist() == [one.passes.item() for one in alone]
+    maps = torch.cat([one.anomaly_map for one in alone])
+    torch.testing.assert_close(together.anomaly_map, maps, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_black_and_white_images_get_finite_scores(model: IterativeModel, value: float) -> None:
+    batch = model(torch.full((1, 3, SIDE, SIDE), value))
+    assert torch.isfinite(batch.anomaly_map).all()
+    assert batch.pred_score.item() >= 0
+
+
+def test_a_film_is_the_iteration(model: IterativeModel) -> None:
+    model.min_shrink = -1.0
+    image = make_images(1, SIDE, SIDE)
+    frames, result = model.film(image), model.iterate(image)
+    assert len(frames) == 1 + int(result.passes) > 1
+    assert torch.equal(frames[-1].inpainting, model.picture_of(result.inpainting, image))
+    scene = model.scene_of(image)
+    first = residual_of(model, scene, model.first_inpainting(scene))
+    assert torch.equal(frames[0].residual, model.map_of(first, image))
+    assert torch.equal(frames[0].hole, lattice_holes(model.initial_grid, *scene.shape[-2:])[:1])
+    for frame in frames:
+        assert frame.inpainting.shape == image.shape
+        assert frame.residual.shape == image[:, :1].shape
+    np.testing.assert_array_equal(frames[1].hole, model.hole_of(first))
