@@ -1,72 +1,128 @@
-"""What does each choice that I3AD's sources leave open change? Measured without real images, on the embedded textures.
+"""What does each choice change? Measured without real images, on the embedded textures and defects drawn into them.
 
-    python examples/choices.py
-    python examples/choices.py --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
+    python examples/choices.py FeatureI3AD
+    python examples/choices.py I3AD --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
 
-Trains a small I3AD on every texture and seed, once as ``BASE`` has it and once for every choice that training depends
-on; the others are tried on the base's generator, calibrated anew. Prints a Markdown table after every texture and seed:
-image and pixel AUROC and their differences from the base, each the mean of those so far, with the deviation of the
-differences. Small, shortly trained and on drawn defects: it ranks, and promises nothing.
+Trains a model on every texture and seed, once as its base has it and once for every choice that training depends on;
+the others are tried on the base's network, calibrated anew. Prints a Markdown table after every texture and seed: image
+and pixel AUROC and their differences from the base, each the mean of those so far, with the deviation of the
+differences. Shortly trained and on drawn defects: it ranks, and promises nothing.
 """
 
 import logging
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
+import torch
 from common import assignments, make_engine
 from lightning import seed_everything
 from rich.progress import track
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
-from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad import I3AD, FeatureI3AD, Textures
 from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
+from anomalib_i3ad.models.feature_i3ad import torch_model as features
 
-BASE: dict[str, Any] = {
-    "image_size": 64,
-    "width": 8,
-    "discriminator_width": 16,
-    "adversarial_weight": 0.0,
-    "learning_rate": 2e-3,
-    "lr_schedule": "cosine",
-    "max_train_steps": 400,
-}
-#: Choices that training depends on; ``flips`` is the datamodule's.
-TRAINING: dict[str, list[Any]] = {
-    "lattice_probability": [0.0, 1.0],
-    "adversarial_weight": [0.01, 0.1, 1.0],
-    "width": [4, 16],
-    "stages": [2],
-    "learning_rate": [1e-3, 4e-3],
-    "flips": [True],
-}
-INFERENCE: dict[str, list[Any]] = {
-    "initial_grid": [2, 8, 16, [4, 8], [2, 4, 8]],
-    "mask_residual": ["l2", ["ssim", "l2"]],
-    "score_residual": ["l2", ["ssim", "l2"]],
-    "mask_quantile": [0.8, 0.9, 0.99],
-    "max_iterations": [0, 1, 2, 8],
-    "min_shrink": [0.0, 0.2],
-    "mask_edge": [0.0],
-    "reinpaint": ["previous"],
-    "anomaly_map": ["last"],
-    "image_score": ["l4", "top_k", "max"],
+
+class Study(NamedTuple):
+    """A model's base, the choices that training depends on, those that it does not, and how its images are fed.
+
+    A choice in capitals is a constant of the model's code, ``EXPECTED`` whether residuals are compared with what is
+    expected; ``flips`` is the datamodule's.
+    """
+
+    cls: Any
+    base: dict[str, Any]
+    training: dict[str, list[Any]]
+    inference: dict[str, list[Any]]
+    images: dict[str, Any]
+    steps: int
+
+
+STUDIES = {
+    "I3AD": Study(
+        I3AD,
+        {"image_size": 64, "width": 8},
+        {
+            "lattice_probability": [0.0, 1.0],
+            "adversarial_weight": [0.01, 0.1, 1.0],
+            "width": [4, 16],
+            "stages": [2],
+            "learning_rate": [1e-3, 4e-3],
+            "flips": [True],
+        },
+        {
+            "initial_grid": [2, 8, 16],
+            "mask_residual": ["l2"],
+            "score_residual": ["l2"],
+            "mask_quantile": [0.8, 0.9, 0.99],
+            "max_iterations": [0, 1, 2, 8],
+            "anomaly_map": ["last"],
+            "image_score": ["l4", "top_k", "max"],
+        },
+        {"image_size": 64, "train_batch_size": 8},
+        400,
+    ),
+    "FeatureI3AD": Study(
+        FeatureI3AD,
+        {},
+        {
+            "MARGIN": [0, 1],
+            "NEIGHBOURHOOD": [1],
+            "noise": [0.0, 1.0],
+            "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
+            "width": [16, 64],
+            "flips": [True],
+        },
+        {
+            "EXPECTED": [False],
+            "max_iterations": [0, 1, 2, 8],
+            "mask_quantile": [0.9, 0.98, 0.999],
+            "image_score": ["max", "mean", "l4"],
+        },
+        {"image_size": 192, "train_batch_size": 16},
+        500,
+    ),
 }
 Figures = tuple[float, float]
 
 
+def compare_alone(self: Any, prepared: Any, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """FeatureI3AD's comparison without the expected residual."""
+    residual = (self.residuals(prepared, inpainting) / self.usual).mean(dim=1, keepdim=True)
+    return residual, residual
+
+
+@contextmanager
+def constants(choices: dict[str, Any]) -> Iterator[None]:
+    """Give constants of FeatureI3AD's code other values."""
+    with ExitStack() as stack:
+        for name, value in choices.items():
+            if name == "EXPECTED":
+                stack.enter_context(patch.object(features.FeatureI3ADModel, "compare", compare_alone))
+            else:
+                stack.enter_context(patch.object(features, name, value))
+        yield
+
+
 def measure(
-    *, images: dict[str, Any], seed: int, base: I3AD | None = None, flips: bool = False, **model_arguments: Any
-) -> tuple[I3AD, Figures]:
-    """Image and pixel AUROC of a model; trained, or calibrated on the generator of ``base``."""
+    study: Study, images: dict[str, Any], seed: int, choices: dict[str, Any], trained: Any = None
+) -> tuple[Any, Figures]:
+    """Image and pixel AUROC of a model; trained, or calibrated on the network of ``trained``."""
+    flips = choices.pop("flips", False)
+    changed = {name: choices.pop(name) for name in list(choices) if name.isupper()}
     seed_everything(seed)
-    model = I3AD(**model_arguments, seed=seed, evaluator=False, visualizer=False)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, constants(changed):
+        model = study.cls(**choices, seed=seed, evaluator=False, visualizer=False)
         augmentations = RandomHorizontalFlip() if flips else None
-        datamodule = Textures(**images, train_augmentations=augmentations, train_batch_size=8, num_workers=0)
+        datamodule = Textures(**study.images, **images, train_augmentations=augmentations, num_workers=0)
         engine = make_engine(
             folder,
             max_epochs=-1,
@@ -75,10 +131,10 @@ def measure(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        if base is None:
+        if trained is None:
             engine.fit(model, datamodule=datamodule)
         else:
-            model.model.generator.load_state_dict(base.model.generator.state_dict())
+            model.load_state_dict(trained.state_dict())
             engine.validate(model, datamodule=datamodule, verbose=False)
         return model, measure_accuracy(predict(engine, model, datamodule))[:2]
 
@@ -86,26 +142,28 @@ def measure(
 def main() -> None:
     """Measure every choice and print the table."""
     parser = ArgumentParser()
+    parser.add_argument("model", choices=list(STUDIES))
     parser.add_argument("--textures", nargs="+", default=["fabric", "brick"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="NAME=VALUE", help="these choices alone")
     parser.add_argument("--root", type=Path, default=Path("datasets/Textures"))
-    parser.add_argument("--steps", type=int, default=BASE["max_train_steps"])
+    parser.add_argument("--steps", type=int)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    choices = [(name, value) for name, values in (TRAINING | INFERENCE).items() for value in values]
+    study = STUDIES[arguments.model]
+    every = study.training | study.inference
+    choices = [(name, value) for name, values in every.items() for value in values]
     if arguments.only:
         choices = assignments(arguments.only)
-    common = {**BASE, "max_train_steps": arguments.steps}
+    base = {**study.base, "max_train_steps": arguments.steps or study.steps}
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
     for texture, seed in product(arguments.textures, arguments.seeds):
-        images = {"category": texture, "root": arguments.root, "image_size": BASE["image_size"]}
-        base, figures = measure(images=images, seed=seed, **common)
+        images = {"category": texture, "root": arguments.root}
+        trained, figures = measure(study, images, seed, dict(base))
         found[0].append(figures)
         for number, (name, value) in enumerate(track(choices, f"{texture} {seed}"), start=1):
-            trained = None if name in TRAINING else base
-            _, figures = measure(images=images, seed=seed, base=trained, **{**common, name: value})
-            found[number].append(figures)
+            start = None if name in study.training else trained
+            found[number].append(measure(study, images, seed, {**base, name: value}, start)[1])
         print(f"\n{len(found[0])} of texture and seed, {texture} {seed} the last\n")
         print(table(choices, found), flush=True)
 

@@ -4,8 +4,8 @@
 
 Exports a trained model to ONNX and OpenVINO with dynamic size, runs Engine.predict, ONNX Runtime and OpenVINO (FP32)
 over the test images at their own size and some at 1024x768, and prints the largest differences, the time of a batch
-of 8 beside 8 single images, and the images/s of the runtime beside those of inference alone. For I3AD also the
-passes used, and OpenVINO's latency by passes as a ratio of the full run. Needs the extra ``dev``.
+of 8 beside 8 single images, and the images/s of the runtime beside those of inference alone. For models that
+iterate also the passes used, and OpenVINO's latency by passes as a ratio of the full run. Needs the extra ``dev``.
 """
 
 import time
@@ -22,7 +22,6 @@ from anomalib.data.utils import read_image
 from common import load, make_engine, make_parser
 from rich.progress import track
 
-from anomalib_i3ad import I3AD
 from anomalib_i3ad.comparison.cost import shortest
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time, read_model, with_image_input
@@ -98,7 +97,7 @@ def main() -> None:  # noqa: C901
                 difference = float(np.abs(result[name].squeeze() - getattr(expected, name).numpy().squeeze()).max())
                 worst[runtime, name] = max(worst[runtime, name], difference)
             agree[runtime] += bool(result["pred_label"].item() == expected.pred_label.item())
-        if isinstance(model, I3AD):
+        if hasattr(model.model, "iterate"):
             with torch.no_grad():
                 passes = int(model.model.iterate(model.pre_processor(torch.from_numpy(image))).passes)
             used["normal" if path.parent.name == "good" else "defective"].append(passes)

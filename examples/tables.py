@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "examples" / "measured"
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "image_f1": "image F1"}
 #: What tells the forms of one model apart.
-FORMS = {'"features"': ", features", '"anomaly_map": "last"': ", last map"}
+FORMS = {'"anomaly_map": "last"': ", last map"}
 ENGINES = {
     "torch": "torch", "compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
     "fp16": "FP16 file", "int8": "INT8",

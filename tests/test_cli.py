@@ -13,12 +13,13 @@ import pytest
 import yaml
 from anomalib.models import get_model
 
-from anomalib_i3ad import I3AD, AnoGan, MVTec, Riad, SsimAe, cli, register
+from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli, register
 
-TINY_MODEL = [
-    "--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1",
-    "--model.discriminator_width", "8",
-]  # fmt: skip
+TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
+TINY = {
+    "I3AD": TINY_MODEL,
+    "FeatureI3AD": ["--model.image_size", "96", "--model.width", "4", "--model.initial_grid", "2"],
+}
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
 
 
@@ -35,13 +36,14 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     cli.main()
 
 
-def test_anomalib_train_exactly_as_typed(data: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", TINY)
+def test_anomalib_train_exactly_as_typed(name: str, data: list[str], tmp_path: Path) -> None:
     anomalib = Path(sys.executable).with_name("anomalib")
-    command = [anomalib, "train", "--model", "anomalib_i3ad.I3AD", "--data", "MVTec", *data, *TINY_MODEL, *QUIET]
+    command = [anomalib, "train", "--model", f"anomalib_i3ad.{name}", "--data", "MVTec", *data, *TINY[name], *QUIET]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "image_AUROC" in done.stdout
-    results = tmp_path / "results" / "I3AD" / "MVTec" / "fabric" / "v0"
+    results = tmp_path / "results" / name / "MVTec" / "fabric" / "v0"
     assert (results / "weights" / "lightning" / "model.ckpt").stat().st_size > 10_000
     assert len(list((results / "images").rglob("*.png"))) == 14
 
@@ -70,8 +72,9 @@ def test_benchmark_writes_a_row_for_each_model(
     steps = {"max_train_steps": 3}
     small = {
         "anomalib_i3ad.I3AD": {
-            "image_size": 64, "width": 4, "discriminator_width": 8, "score_residual": ["ssim", "l2"], **steps
+            "image_size": 64, "width": 4, "score_residual": "l2", **steps
         },
+        "anomalib_i3ad.FeatureI3AD": {"image_size": 96, "width": 4, "initial_grid": 2, "layers": ["blocks.2"], **steps},
         "anomalib_i3ad.SsimAe": {"latent_dim": 8, **steps},
         "anomalib_i3ad.Riad": {"image_size": 64, "width": 4, **steps},
         "anomalib_i3ad.AnoGan": {"image_size": 64, "patch_size": 32, "width": 4, "latent_dim": 8, **steps},
@@ -107,7 +110,7 @@ def test_benchmark_writes_a_row_for_each_model(
 
 def test_registering_again_changes_nothing() -> None:
     register()
-    assert isinstance(get_model("I3AD", image_size=64, width=4, discriminator_width=4), I3AD)
+    assert isinstance(get_model("I3AD", image_size=64, width=4), I3AD)
     import anomalib.data
 
     assert anomalib.data.MVTec is MVTec
@@ -122,7 +125,9 @@ def test_python_m_is_the_same_command() -> None:
     assert "benchmark" in done.stdout
 
 
-MODEL_OF = {"demo": I3AD, "i3ad": I3AD, "i3ad_features": I3AD, "ssim_ae": SsimAe, "riad": Riad, "ano_gan": AnoGan}
+MODEL_OF = {
+    "demo": FeatureI3AD, "feature_i3ad": FeatureI3AD, "i3ad": I3AD, "ssim_ae": SsimAe, "riad": Riad, "ano_gan": AnoGan
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda p: p.name)

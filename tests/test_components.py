@@ -12,7 +12,6 @@ import timm
 import torch
 from skimage.filters import prewitt_h, prewitt_v
 from skimage.metrics import structural_similarity
-from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
@@ -22,7 +21,7 @@ from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilaritie
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, lattice_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
-from anomalib_i3ad.components.residuals import FeatureResidual, build_residual
+from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import SSIM
 from anomalib_i3ad.components.stitching import draw_hidden
@@ -301,31 +300,21 @@ class TestFeatures:
         features.load_pretrained()
         return features
 
-    def test_residual_is_timms_cosine_distance(self, features: FrozenFeatures) -> None:
-        image, other = torch.rand(2, 2, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    def test_are_timms(self, features: FrozenFeatures) -> None:
+        image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
         network = timm.create_model("tf_efficientnet_lite0").eval()
         network.load_state_dict(packaged_weights("tf_efficientnet_lite0"))
-
-        def stages(x: torch.Tensor) -> list[torch.Tensor]:
-            x = network.blocks[0](network.bn1(network.conv_stem(2 * x - 1)))
-            first = network.blocks[1](x)
-            return [first, network.blocks[2](first)]
-
         with torch.no_grad():
-            distances = [1 - F.cosine_similarity(a, b) for a, b in zip(stages(image), stages(other), strict=True)]
-            expected = [F.interpolate(d[:, None], (64, 48), mode="bilinear") for d in distances]
-            residual = FeatureResidual(features)(image, other)
-        torch.testing.assert_close(residual, torch.stack(expected).mean(dim=0), rtol=1e-4, atol=1e-5)
-
-    def test_exactly_zero_where_nothing_differs(self, features: FrozenFeatures) -> None:
-        image = torch.rand(1, 3, 64, 64)
-        assert (FeatureResidual(features)(image, image.clone()) == 0).all()
+            first = network.blocks[:2](network.bn1(network.conv_stem(2 * image - 1)))
+            found = features.train()(image)  # normalisation layers must not notice
+            torch.testing.assert_close(found, (first, network.blocks[2](first)), rtol=1e-4, atol=1e-5)
+        assert [values.shape[1] for values in found] == features.channels
+        assert [64 // values.shape[2] for values in found] == features.strides == [4, 8]
 
     def test_a_batch_is_its_images(self, features: FrozenFeatures) -> None:
-        image, other = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-        residual = FeatureResidual(features).train()  # normalisation layers must not notice
-        alone = torch.cat([residual(a, b) for a, b in zip(image.split(1), other.split(1), strict=True)])
-        torch.testing.assert_close(residual(image, other), alone, rtol=0, atol=1e-5)
+        image = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        alone = [torch.cat(layer) for layer in zip(*map(features, image.split(1)), strict=True)]
+        torch.testing.assert_close(features(image), tuple(alone), rtol=0, atol=1e-5)
 
     def test_gradients_stay_out_of_it(self, features: FrozenFeatures) -> None:
         assert not any(parameter.requires_grad for parameter in features.parameters())

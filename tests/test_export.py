@@ -10,7 +10,7 @@ import pytest
 import torch
 from anomalib.deploy import CompressionType
 
-from anomalib_i3ad import I3AD, Textures, cli
+from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export.openvino import convert
@@ -23,6 +23,20 @@ def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
     return {name: result[name] for name in OUTPUTS}
 
 
+def calibrate(model: FeatureI3AD, image: torch.Tensor) -> None:
+    """Set what training and validation would, from some images."""
+    torch_model = model.model
+    with torch.no_grad():
+        cells = torch_model.cells_of(image)
+        torch_model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
+        torch_model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
+        torch_model.usual.fill_(0.5)
+        torch_model.mask_threshold.fill_(torch_model.first_residual(torch_model.scene_of(image)).quantile(0.9))
+        result = torch_model(image)
+    model.post_processor._image_threshold.fill_(result.pred_score.median())
+    model.post_processor._pixel_threshold.fill_(result.anomaly_map.quantile(0.9))
+
+
 def images() -> list[torch.Tensor]:
     """Images that stop after different numbers of passes."""
     return [make_images(1, height, 70 + height % 7, seed) for seed, height in enumerate((64, 90, 131, 64))]
@@ -32,7 +46,7 @@ def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
     report = json.loads(exported.with_suffix(".json").read_text())
     assert report["model"] == "I3AD"
     assert report["versions"]["openvino"].split(".")[0] == ov.__version__.split(".")[0]
-    assert report["thresholds"].pop("mask_threshold") == pytest.approx([0.37])
+    assert report["thresholds"].pop("mask_threshold") == pytest.approx(0.37)
     assert report["thresholds"] == pytest.approx({"image": 0.41, "pixel": 0.45})
     assert report["bytes"] == {name: (exported.parent / name).stat().st_size for name in ("model.xml", "model.bin")}
     agreement = report["agreement_with_torch"]
@@ -57,11 +71,12 @@ def test_passes_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3
 
 
 def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
-    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, mask_threshold=0.3)
+    model = I3AD(image_size=64, width=4)
+    model.model.mask_threshold.fill_(0.3)
     with pytest.raises(ValueError, match="thresholds are not calibrated: fit the model"):
         model.to_openvino(tmp_path)
     with pytest.raises(ValueError, match="not calibrated"):
-        I3AD(image_size=64, width=4, adversarial_weight=0.0).to_openvino(tmp_path)
+        I3AD(image_size=64, width=4).to_openvino(tmp_path)
     assert not list(tmp_path.rglob("*.xml"))
 
 
@@ -151,17 +166,65 @@ def test_int8_by_command_quantises_inside_the_loop(
         assert 0 < np.abs(difference).max() < 0.02
 
 
-def test_int8_leaves_what_compares_in_float() -> None:
-    seen = {"mask_residual": "features", "score_residual": "features", "layers": ["blocks.0"], "mask_threshold": 0.01}
-    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, **seen).eval()
-    images = [make_images(1, 64, 64, seed).numpy() for seed in range(2)]
-    quantized, found = quantize(convert(model, (64, 64), {}, {}), images)
-    (loop,) = graph.loops_of(quantized)
-    # stem, depthwise and pointwise, of the image and of its first inpainting; in the loop of the next inpainting
-    assert [(part.convolutions, len(part.quantized)) for part in found] == [(33 + 6, 33), (33 + 3, 33)]
-    for part, times in ((quantized, 2), (loop.get_function(), 1)):
-        depthwise = [node for node in part.get_ordered_ops() if node.get_type_name() == "GroupConvolution"]
-        assert [node.input_value(0).get_node().get_type_name() for node in depthwise] == ["Clamp"] * times
+class TestFeatures:
+    """FeatureI3AD's graph, of an untrained inpainter."""
+
+    @pytest.fixture(scope="class")
+    def model(self) -> FeatureI3AD:
+        torch.manual_seed(0)
+        model = FeatureI3AD(image_size=96, width=8, initial_grid=2, max_iterations=3).eval()
+        model.model.features.load_pretrained()
+        calibrate(model, make_images(8, 96, 96, seed=7))
+        return model
+
+    @pytest.fixture(scope="class")
+    def path(self, model: FeatureI3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return model.to_openvino(tmp_path_factory.mktemp("features"))
+
+    def test_the_picture_waits_until_it_is_asked_for(self, model: FeatureI3AD, path: Path) -> None:
+        read = graph.read_model(path)
+        assert [output.any_name for output in read.outputs] == list(OUTPUTS)
+        decoder = {node.get_type_name() for node in read.get_ordered_ops()} & {"DepthToSpace"}
+        assert not decoder
+        (branch,) = [node for node in read.get_ordered_ops() if node.get_type_name() == "If"]
+        drawing = {node.get_type_name() for node in branch.get_function(0).get_ordered_ops()}
+        assert {"Convolution", "DepthToSpace"} <= drawing
+        compiled = ov.Core().compile_model(graph.with_details(graph.read_model(path)), "CPU", FP32)
+        used = set()
+        for image in images():
+            result, plain = compiled(image.numpy()), run(path, image.numpy())
+            with torch.no_grad():
+                scaled = model.pre_processor(image)
+                expected = model.model.iterate(scaled)
+                picture = model.model.picture_of(expected.inpainting, scaled)
+            assert result["passes"].tolist() == expected.passes.tolist()
+            assert np.abs(result["reconstruction"] - picture.numpy()).max() < 1e-3
+            assert np.abs(result["anomaly_map"] - plain["anomaly_map"]).max() < 1e-6
+            used.add(int(expected.passes))
+        assert used - {0}
+
+    @pytest.mark.parametrize("form", ["image_input", "unroll"])
+    def test_other_forms_give_the_same_numbers(self, path: Path, form: str) -> None:
+        test_other_forms_give_the_same_numbers(path, form)
+
+    def test_int8_leaves_what_compares_in_float(self, model: FeatureI3AD) -> None:
+        quantized, found = quantize(
+            convert(model, (96, 96), {}, {}), [image.numpy() for image in make_images(4, 96, 96).split(1)]
+        )
+        (loop,) = graph.loops_of(quantized)
+        # outside: backbone, inpainter and decoder; in the loop: the inpainter, from the stem to the head
+        (all_outside, int8_outside), (all_inside, int8_inside) = (
+            (part.convolutions, len(part.quantized)) for part in found
+        )
+        assert all_inside == 9
+        assert int8_inside >= 8
+        assert int8_outside >= all_outside - 2
+        for part in (quantized, loop.get_function()):
+            rounded = [node for node in part.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+            takers = {
+                taker.get_node().get_type_name() for node in rounded for taker in node.output(0).get_target_inputs()
+            }
+            assert not takers & {"ReduceSum", "ReduceL2", "Divide", "ReduceMean", "TopK", "MatMul"}
 
 
 def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:

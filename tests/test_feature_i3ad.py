@@ -10,7 +10,6 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.features import packaged_weights
-from anomalib_i3ad.models.feature_i3ad import kept
 from anomalib_i3ad.models.feature_i3ad.kept import KeptFeatures
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
@@ -208,7 +207,7 @@ class TestLoss:
 class TestKept:
     @pytest.mark.parametrize("share", [1.0, 0.0])
     def test_computes_every_image_once(self, share: float, tmp_path: Path, monkeypatch, caplog) -> None:
-        monkeypatch.setattr(kept, "MEMORY_SHARE", share)
+        monkeypatch.setattr("anomalib_i3ad.components.memory.SHARE", share)
         caplog.set_level("INFO")
         values = {name: torch.randn(2, 3).half().float() for name in "abcd"}
         store, computed = KeptFeatures(4, (2, 3), tmp_path), []
@@ -257,7 +256,7 @@ class TestBadArguments:
         [
             ({"image_size": 72}, "image of 72x72 pixels: the network takes sides that are multiples of 16"),
             ({"initial_grid": 8}, "initial_grid 8 does not divide"),
-            ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller one"),
+            ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller"),
             ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
             ({"layers": ["blocks.1", "x"]}, "has the layers blocks.0, blocks.1"),
             ({"max_iterations": -1}, "max_iterations -1"),

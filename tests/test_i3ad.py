@@ -12,7 +12,7 @@ from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
-from model_tester import ModelTester, make_engine, make_images
+from model_tester import ModelTester, make_engine
 
 TINY = {
     "image_size": 64,
@@ -56,7 +56,6 @@ class TestTwoStages(ModelTester):
         "stages": 2,
         "initial_grid": 2,
         "score_residual": "l2",
-        "anomaly_map": "last",
         "image_score": "top_k",
         "max_iterations": 3,
         "adversarial_weight": 0.0,

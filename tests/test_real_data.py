@@ -14,7 +14,7 @@ from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
 
 def test_engine_and_export_agree_on_images_that_need_resizing(real_data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = I3AD(image_size=64, width=4, adversarial_weight=0.0, learning_rate=1e-3, visualizer=False)
+    model = I3AD(image_size=64, width=4, learning_rate=1e-3, visualizer=False)
     datamodule = MVTec(real_data / "MVTecAD", "bottle", train_batch_size=8, num_workers=0)
     engine = make_engine(max_epochs=1, limit_train_batches=10)
     engine.fit(model, datamodule=datamodule)

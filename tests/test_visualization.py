@@ -87,6 +87,7 @@ class TestStrip:
         visualizer = FilmStripVisualizer()
         assert isinstance(visualizer, Visualizer)
         model = I3AD(**{**untrained.hparams, "visualizer": visualizer}).eval()
+        model.model.min_shrink = untrained.model.min_shrink
         model.load_state_dict(untrained.state_dict())
         make_engine(default_root_dir=tmp_path).test(model, datamodule=textures)
         written = sorted(tmp_path.rglob("*.png"))

@@ -5,17 +5,21 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
+from anomalib.data.utils import read_mask
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC, F1Score
 from anomalib.models import AnomalibModule
+from torch.nn import functional as F
 
+#: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
+RESOLUTION = (256, 256)
 PIXELS = ("anomaly_map", "gt_mask")
 
 
 class Accuracy(NamedTuple):
     """Figures over all test images; the last five are at the threshold found from normal validation images.
 
-    AU-PRO counts false positive rates up to 0.3; masks are compared at the model's input size.
+    AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels.
     """
 
     image_auroc: float
@@ -35,11 +39,28 @@ def predict(engine: Engine, model: AnomalibModule, datamodule: AnomalibDataModul
     return engine.predict(model, dataloaders=datamodule.test_dataloader()) or []
 
 
+def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
+    """Maps of a batch, and its masks from their files where it has them, at :data:`RESOLUTION`."""
+    assert isinstance(batch.anomaly_map, torch.Tensor)  # mypy
+    assert isinstance(batch.gt_mask, torch.Tensor)
+    maps, masks = (value.as_subclass(torch.Tensor).float() for value in (batch.anomaly_map, batch.gt_mask))
+    maps = F.interpolate(maps.reshape(len(maps), 1, *maps.shape[-2:]), RESOLUTION, mode="bilinear")
+    masks = F.interpolate(masks.reshape(maps.shape[0], 1, *masks.shape[-2:]), RESOLUTION)
+    for row, path in enumerate(batch.mask_path or ()):
+        if path and path != "None":  # what anomalib calls the mask of a normal image
+            mask: Any = read_mask(path, as_tensor=True)
+            masks[row] = F.interpolate(mask[None, None].float(), RESOLUTION)[0]
+    return ImageBatch(
+        image=torch.zeros(len(maps), 3, *RESOLUTION), anomaly_map=maps, gt_mask=masks[:, 0] > 0,
+        pred_score=batch.pred_score, pred_label=batch.pred_label, gt_label=batch.gt_label,
+    )  # fmt: skip
+
+
 def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
     """Compute all figures from predicted batches of test images."""
     metrics = (AUROC(["pred_score", "gt_label"]), AUROC(PIXELS), AUPRO(PIXELS), F1Score(["pred_label", "gt_label"]))
-    for metric in metrics:
-        for batch in predictions:
+    for batch in map(_at_one_resolution, predictions):
+        for metric in metrics:
             metric.update(batch)
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
     rejected = torch.cat([batch.pred_label for batch in predictions]).bool()

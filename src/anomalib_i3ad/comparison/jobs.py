@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,18 @@ def category_of(job: dict[str, Any]) -> str:
     return str(job["data"].get("init_args", {}).get("category", class_name(job["data"])))
 
 
+def model_class(job: dict[str, Any]) -> Any:
+    """The class of a job's model."""
+    module, name = job["model"]["class_path"].rpartition(".")[::2]
+    return getattr(import_module(module or "anomalib.models"), name)
+
+
+def arguments_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a job's model; one that draws by a seed of its own takes the job's, unless it is given another."""
+    seeded = {"seed": job["seed"]} if "seed" in signature(model_class(job)).parameters else {}
+    return seeded | job["model"].get("init_args", {})
+
+
 def commit() -> str:
     """Commit of the checkout this package runs from, with ``+`` if it was changed; empty if it is none."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
@@ -100,12 +113,10 @@ def time_job(job: dict[str, Any], folder: Path) -> Cost:
     if checkpoint is None:
         msg = f"{folder} holds no checkpoint: remove the job's row and run it again"
         raise FileNotFoundError(msg)
-    module, name = job["model"]["class_path"].rpartition(".")[::2]
-    cls: Any = getattr(import_module(module or "anomalib.models"), name)
     datamodule = get_datamodule(job["data"])
     datamodule.prepare_data()
     datamodule.setup("test")
-    return _cost(cls.load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
+    return _cost(model_class(job).load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
 
 
 def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
@@ -123,7 +134,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     seed_everything(job["seed"], workers=True)
     # as arguments: get_model would make omegaconf's lists of those in a dictionary, and no checkpoint of them is loaded
-    model = get_model({"class_path": job["model"]["class_path"]}, **job["model"].get("init_args", {}))
+    model = get_model({"class_path": job["model"]["class_path"]}, **arguments_of(job))
     model.post_processor, model.visualizer, model.evaluator = QuantilePostProcessor(), None, None
     datamodule = get_datamodule(job["data"])
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
@@ -141,7 +152,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         **accuracy._asdict(),
         **_cost(model, datamodule)._asdict(),
         "fit_seconds": round(fitted - start, 1),
-        "model_args": json.dumps(job["model"].get("init_args", {}), sort_keys=True),
+        "model_args": json.dumps(arguments_of(job), sort_keys=True),
         "trainer": json.dumps(job["trainer"], sort_keys=True),
         "date": datetime.now(tz=timezone.utc).date().isoformat(),
         "commit": commit(),

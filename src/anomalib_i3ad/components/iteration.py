@@ -157,7 +157,7 @@ class IterativeModel(ImageModel):
             inpaint_again, (scene, *prepared), (inpainting, residual, hole, *total), active, self.max_iterations
         )
         if total:
-            # an image that stopped keeps the residual of what it would go on to hide; all else would be its own, as it is
+            # an image that stopped keeps the residual of what it would go on to hide; the rest would not differ
             left = (self.max_iterations - passes)[:, None, None, None]
             residual = (total[0] + left * residual * hole) / (1 + self.max_iterations)
         return Iteration(inpainting, self.map_of(residual, image), hole, passes)

@@ -9,6 +9,8 @@ from anomalib.data.utils import ValSplitMode
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from anomalib_i3ad.components.memory import fits_in_memory
+
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png"
 
 
@@ -48,8 +50,8 @@ class MVTec(MVTecAD):
         val_split_mode: Where validation images come from.
         val_split_ratio: Share of the training images held out.
         seed: Seed of the split.
-        cache: Decode and resize every training image once and keep it, 12 bytes a pixel of the model's size; for
-            ``num_workers=0``, since every worker would keep its own.
+        cache: Decode and resize every training image once and keep it, 12 bytes a pixel of the model's size, in this
+            process without workers; ``None`` does so where images are not augmented and fit in memory.
         **kwargs: Passed to :class:`anomalib.data.MVTecAD`.
 
     Raises:
@@ -62,7 +64,7 @@ class MVTec(MVTecAD):
         val_split_mode: ValSplitMode | str = ValSplitMode.FROM_TRAIN,
         val_split_ratio: float = 0.1,
         seed: int | None = 0,
-        cache: bool = False,
+        cache: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, val_split_mode=val_split_mode, val_split_ratio=val_split_ratio, seed=seed, **kwargs)
@@ -76,9 +78,13 @@ class MVTec(MVTecAD):
     def train_dataloader(self) -> DataLoader:
         """As anomalib's, over images kept in memory with ``cache``."""
         loader = super().train_dataloader()
-        if not self.cache:
-            return loader
         dataset = _Remembered(loader.dataset)
+        cache = self.cache
+        if cache is None and self.train_augmentations is None:
+            first: Any = dataset[0].image
+            cache = fits_in_memory(len(dataset) * first.nbytes)
+        if not cache:
+            return loader
         return DataLoader(dataset, loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)
 
     def prepare_data(self) -> None:

@@ -95,7 +95,7 @@ def with_details(model: ov.Model) -> ov.Model:
     """Compute the details, as outputs after anomalib's four; changes the model in place."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "If":  # what only details need waits in a branch
-            node.input(0).replace_source_output(ops.constant(np.array(True)).output(0))
+            node.input(0).replace_source_output(ops.constant(np.bool_(1)).output(0))
     model.add_outputs(detail_names(model))
     return model
 

@@ -66,7 +66,7 @@ def _take_aside(passing: ov.Node, detail: ov.Output, work: list[ov.Node], needed
     zeros = ops.broadcast(np.float32(0), ops.concat([images, np.array(sides, np.int64)], 0))
     thens = [ops.result(inputs[0][1]), ops.result(detail)]
     elses = [ops.result(inputs[0][2]), ops.result(zeros)]
-    chosen = ops.if_op(ops.constant(np.array(False)))
+    chosen = ops.if_op(ops.constant(np.bool_(0)))
     chosen.set_then_body(ov.Model(thens, [then for _, then, _ in inputs], "drawn"))
     chosen.set_else_body(ov.Model(elses, [otherwise for _, _, otherwise in inputs], "not drawn"))
     for source, then, otherwise in inputs:

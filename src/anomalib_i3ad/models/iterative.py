@@ -1,7 +1,8 @@
 """What the models that iterate share beside the torch side: the calibration of u, and their schedule."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import optim
@@ -17,6 +18,7 @@ WARM_UP = 0.05
 class IterativeMixin(ReconstructionMixin):
     """Mixin, ahead of ``AnomalibModule``, for models whose torch model is an :class:`IterativeModel`."""
 
+    model: Any  # an IterativeModel
     #: u is this quantile of the first residual on normal validation images.
     mask_quantile: float
 
@@ -56,5 +58,5 @@ class IterativeMixin(ReconstructionMixin):
         Raises:
             ValueError: If validation holds no normal image.
         """
-        residuals: Sequence[torch.Tensor] = self.on_normal_images(self.model.first_residual)
-        self.model.mask_threshold.fill_(quantile(list(residuals), self.mask_quantile, self.trainer))
+        residuals = self.on_normal_images(self.model.first_residual)
+        self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))

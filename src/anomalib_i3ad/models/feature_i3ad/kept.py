@@ -6,13 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
-import psutil
 import torch
 
-logger = logging.getLogger(__name__)
+from anomalib_i3ad.components.memory import fits_in_memory
 
-#: Share of the free memory that features may take; beyond it they go to disk.
-MEMORY_SHARE = 0.5
+logger = logging.getLogger(__name__)
 
 
 class KeptFeatures:
@@ -26,14 +24,17 @@ class KeptFeatures:
 
     def __init__(self, count: int, shape: Sequence[int], folder: Path | str) -> None:
         size = 2 * count * int(np.prod(shape))
-        fits = size < MEMORY_SHARE * psutil.virtual_memory().available
-        logger.info("Features of %d images are kept %s: %.0f MB.", count, "in memory" if fits else f"in {folder}", size / 1e6)
+        fits = fits_in_memory(size)
+        where = "in memory" if fits else f"in {folder}"
+        logger.info("Features of %d images are kept %s: %.0f MB.", count, where, size / 1e6)
         whole = (count, *shape)
+        self._values: np.ndarray
         if fits:
             self._values = np.empty(whole, np.float16)
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self._values = np.memmap(TemporaryFile(dir=folder), np.float16, shape=whole)
+            with TemporaryFile(dir=folder) as file:  # the map outlives its name and its handle
+                self._values = np.memmap(file, np.float16, shape=whole)
         self._rows: dict[str, int] = {}
 
     def take(self, paths: Sequence[str], compute: Callable[[list[int]], torch.Tensor]) -> torch.Tensor:

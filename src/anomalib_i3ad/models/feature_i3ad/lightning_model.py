@@ -135,13 +135,14 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if torch.isfinite(self.model.std).all():
             return
         sums = torch.zeros(3, self.model.inpainter.channels, dtype=torch.float64, device=self.device)
-        for batch in islice(loader, self.trainer.num_training_batches):
+        for batch in islice(loader, int(self.trainer.num_training_batches)):
             batch.image = image_of(batch).to(self.device)
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch).double()
             sums += torch.stack([torch.ones_like(cells), cells, cells.square()]).sum(dim=(1, 3, 4))
-        sums = self.all_gather(sums).reshape(-1, *sums.shape).sum(dim=0)
+        gathered: Any = self.all_gather(sums)
+        sums = gathered.reshape(-1, *sums.shape).sum(dim=0)
         mean, square = sums[1:] / sums[0]
         self.model.mean.copy_(mean[None, :, None, None])
         std = (square - mean.square()).clamp(min=0).sqrt()
@@ -152,7 +153,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         super().on_train_end()
         self._kept = None
 
-    def cells_of(self, batch: Batch) -> torch.Tensor:
+    def cells_of(self, batch: Any) -> torch.Tensor:
         """Features ``(N, C, h, w)`` of a training batch, kept or computed."""
         image = image_of(batch)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -181,13 +182,16 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
                 "cosine_loss": inpainting_loss(residual, hole),
                 "square_loss": inpainting_loss((drawn - features).square(), hole),
                 "likelihood_loss": LIKELIHOOD_WEIGHT * likelihood_loss(residual, expected, hole),
-                "decoder_loss": F.l1_loss(pictures, F.interpolate(image_of(batch)[:DECODED], pictures.shape[-2:], mode="area")),
+                "decoder_loss": F.l1_loss(
+                    pictures, F.interpolate(image_of(batch)[:DECODED], pictures.shape[-2:], mode="area")
+                ),
             }
         self.check_losses(**losses)
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
         """Calibrate what residual is usually expected, then u, on normal validation images."""
+
         def expected(scene: torch.Tensor) -> torch.Tensor:
             return self.model.first_inpainting(scene)[:, self.model.inpainter.channels :]
 

@@ -46,7 +46,7 @@ class Inpainter(nn.Module):
             hole: ``(N, 1, h, w)`` in [0, 1]; what lies between is seen partly.
 
         Returns:
-            Features ``(N, channels, h, w)``, and the expected size of their residuals ``(N, residuals, h, w)``, positive.
+            Features ``(N, channels, h, w)`` and the expected size of residuals ``(N, residuals, h, w)``, positive.
         """
         fine = self.fine(self.stem(torch.cat([features * (1 - hole), hole], dim=1)))
         coarse = self.down(fine)

@@ -86,7 +86,9 @@ class FeatureI3ADModel(IterativeModel):
         check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
         self.lattices(height // CELL, width // CELL)
         if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
-            msg = f"initial_grid {self.initial_grid} leaves nothing visible of {height}x{width} pixels: choose a smaller one"
+            msg = (
+                f"initial_grid {self.initial_grid} leaves nothing visible of {height}x{width} pixels: choose a smaller"
+            )
             raise ValueError(msg)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -98,8 +100,9 @@ class FeatureI3ADModel(IterativeModel):
         maps = []
         for values, stride in zip(self.features(image), self.features.strides, strict=True):
             if stride > CELL:
-                values = F.interpolate(values, scale_factor=stride / CELL, mode="bilinear")
-            maps.append(F.avg_pool2d(values, CELL // stride) if stride < CELL else values)
+                maps.append(F.interpolate(values, scale_factor=stride / CELL, mode="bilinear"))
+            else:
+                maps.append(F.avg_pool2d(values, CELL // stride) if stride < CELL else values)
         return F.avg_pool2d(torch.cat(maps, dim=1), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
 
     def scene_from(self, cells: torch.Tensor) -> torch.Tensor:
