@@ -96,7 +96,7 @@ Figures = tuple[float, float]
 
 def compare_alone(self: Any, prepared: Any, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """FeatureI3AD's comparison without the expected residual."""
-    residual = (self.residuals(prepared, inpainting) / self.usual).mean(dim=1, keepdim=True)
+    residual = (self.residuals(prepared, self.features_in(inpainting)) / self.usual).mean(dim=1, keepdim=True)
     return residual, residual
 
 

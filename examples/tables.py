@@ -16,7 +16,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "examples" / "measured"
-FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "au_pro": "AU-PRO", "image_f1": "image F1"}
+FIGURES = ["image_auroc", "pixel_auroc", "au_pro"]
 #: What tells the forms of one model apart.
 FORMS = {'"anomaly_map": "last"': ", last map"}
 ENGINES = {
@@ -31,25 +31,30 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def spread(values: pd.Series, digits: int = 3) -> str:
-    """Mean over seeds, and standard deviation if there are several."""
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {values.std():.{digits}f}"
+def figures(runs: pd.DataFrame) -> str:
+    """Means of image AUROC, with its standard deviation over several seeds, pixel AUROC and AU-PRO."""
+    image, pixel, pro = (f"{runs[name].mean():.3f}" for name in FIGURES)
+    deviation = f" ± {runs['image_auroc'].std():.3f}" if len(runs) > 1 else ""
+    return f"{image}{deviation} / {pixel} / {pro}"
 
 
 def accuracy(measured: Path = MEASURED) -> str:
-    """Figures by category and model."""
+    """Figures by model and category."""
     every = pd.read_csv(measured / "benchmark.csv", dtype={"commit": str})
     for argument, label in FORMS.items():
         every.loc[every["model_args"].str.contains(argument, regex=False), "model"] += label
+    categories = sorted(set(every["category"]))
     rows = []
-    for (category, model), runs in every.groupby(["category", "model"], sort=True):
-        alarms = f"{spread(runs['false_alarms'], 0)} of {runs['good'].iloc[0]}"
-        cost = [spread(runs["milliseconds"], 0), f"{runs['megabytes'].mean():.1f}"]
-        figures = [spread(runs[name]) for name in FIGURES]
-        rows.append([category, model, *figures, alarms, *cost, str(len(runs)), "/".join(sorted(set(runs["commit"])))])
-    head = ["category", "model", *FIGURES.values(), "false alarms", "ms", "MB", "seeds", "commit"]
-    return markdown(head, rows)
+    for model, of_model in every.groupby("model", sort=False):
+        by_category = {name: of_model[of_model["category"] == name] for name in categories}
+        found = [figures(runs) if len(runs) else "" for runs in by_category.values()]
+        alarms = [
+            f"{100 * runs['false_alarms'].sum() / runs['good'].sum():.0f}" if len(runs) else "-"
+            for runs in by_category.values()
+        ]
+        cost = [f"{of_model['milliseconds'].mean():.0f}", f"{of_model['megabytes'].mean():.1f}"]
+        rows.append([model, *found, " / ".join(alarms), *cost])
+    return markdown(["model", *categories, "false alarms, %", "ms", "MB"], rows)
 
 
 def speed(measured: Path = MEASURED) -> str:

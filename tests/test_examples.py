@@ -54,13 +54,14 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         head + ",model_args",
         "I3AD,nut,0.9,0.8,0.7,0.6,1,20,50,1.96,abc,{}",
         "I3AD,nut,0.8,0.8,0.5,0.6,2,20,70,1.96,abc,{}",
-        'I3AD,nut,0.7,0.6,0.5,0.4,3,20,40,2.0,def,"{""anomaly_map"": ""last""}"',
+        "I3AD,bolt,0.7,0.6,0.5,0.4,1,20,50,1.96,abc,{}",
+        'I3AD,nut,0.7,0.6,0.4,0.4,3,20,40,2.0,def,"{""anomaly_map"": ""last""}"',
     ]
     (tmp_path / "benchmark.csv").write_text("\n".join(lines))
-    # standard deviations by hand, of two values a and b: |a - b| / sqrt(2)
+    # standard deviation by hand, of two values a and b: |a - b| / sqrt(2)
     expected = """\
-| nut | I3AD | 0.850 ± 0.071 | 0.800 ± 0.000 | 0.600 ± 0.141 | 0.600 ± 0.000 | 2 ± 1 of 20 | 60 ± 14 | 2.0 | 2 | abc |
-| nut | I3AD, last map | 0.700 | 0.600 | 0.500 | 0.400 | 3 of 20 | 40 | 2.0 | 1 | def |"""
+| I3AD | 0.700 / 0.600 / 0.500 | 0.850 ± 0.071 / 0.800 / 0.600 | 5 / 8 | 57 | 2.0 |
+| I3AD, last map |  | 0.700 / 0.600 / 0.400 | - / 15 | 40 | 2.0 |"""
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 

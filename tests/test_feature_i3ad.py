@@ -120,7 +120,7 @@ class TestCells:
 
     def test_residual_is_one_minus_the_cosine(self, model: FeatureI3ADModel) -> None:
         cells, other = torch.randn(2, 2, 152, 8, 8)
-        residual = model.residuals(*(model.prepare(model.scene_from(x)) for x in (cells,)), model.scene_from(other))
+        residual = model.residuals(model.directions(model.standardised(cells)), model.standardised(other))
         for layer, part in enumerate((slice(40), slice(40, None))):
             similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
             torch.testing.assert_close(residual[:, layer], 1 - similarity, rtol=0, atol=1e-5)
@@ -141,7 +141,7 @@ class TestCells:
 class TestGuardMargin:
     def test_what_is_scored_does_not_depend_on_what_is_hidden_around_it(self, model: FeatureI3ADModel) -> None:
         """Change the cells of one part of the lattice and the ring around it: their inpainting stays."""
-        scene = model.scene_from(torch.randn(1, 152, 16, 16))
+        scene = torch.randn(1, 154, 16, 16)
         for hole in model.lattices(16, 16):
             ring = widened(hole[None])
             assert hole.sum() < ring.sum() < ring.numel()

@@ -9,8 +9,6 @@ import torch
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-from anomalib_i3ad.components.film import maps_by_pass
-
 #: Share of good images rejected by the limit at which images before and after the iteration are compared.
 REJECTED = 0.05
 
@@ -41,31 +39,32 @@ class Passes(NamedTuple):
 
 
 def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
-    """Iterate again over scored test images, as if the iteration ended after each pass.
+    """Iterate again over scored test images, once for each number of passes that the iteration may end after.
 
     Args:
-        model: Trained I3AD.
+        model: Trained model that iterates.
         predictions: Batches of test images with their masks, at the model's input size.
     """
-    limit = model.model.max_iterations
-    maps, used = [], []
-    for item in track([item for batch in predictions for item in batch], "iterating"):
-        image = item.image.as_subclass(torch.Tensor)[None].float()
-        with torch.no_grad():
-            frames = model.model.film(image.to(model.device))
-        maps.append(maps_by_pass(frames, limit, model.model.anomaly_map).cpu())
-        used.append(len(frames) - 1)
+    network, limit = model.model, model.model.max_iterations
+    images = [batch.image.as_subclass(torch.Tensor).float().to(model.device) for batch in predictions]
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     mask = torch.cat([batch.gt_mask for batch in predictions]).bool().flatten().numpy()
-    score = torch.stack([model.model.image_score(of_image) for of_image in maps]).numpy()
+    scores, pixel_auroc = [], []
+    try:
+        for network.max_iterations in track(range(1 + limit), "iterating"):
+            with torch.no_grad():
+                results = [network.iterate(image) for image in images]
+            anomaly_map = torch.cat([result.anomaly_map for result in results])
+            scores.append(network.image_score(anomaly_map).cpu().numpy())
+            pixel_auroc.append(roc_auc_score(mask, anomaly_map.flatten().cpu().numpy()))
+    finally:
+        network.max_iterations = limit
+    score = np.stack(scores, axis=1)
     return Passes(
-        used=np.array(used),
+        used=torch.cat([result.passes for result in results]).round().int().cpu().numpy(),
         label=label,
         names=["/".join(Path(path).parts[-2:]) for batch in predictions for path in batch.image_path],
         score=score,
         image_auroc=[roc_auc_score(label, column) for column in score.T],
-        pixel_auroc=[
-            roc_auc_score(mask, torch.cat([of_image[number] for of_image in maps]).flatten().numpy())
-            for number in range(1 + limit)
-        ],
+        pixel_auroc=pixel_auroc,
     )

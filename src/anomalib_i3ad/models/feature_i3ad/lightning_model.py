@@ -128,7 +128,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         """Compute the features of all training images, and their mean and deviation."""
         super().on_train_start()
         loader: Any = self.trainer.train_dataloader
-        if getattr(self.trainer.datamodule, "train_augmentations", None) is None:  # type: ignore[attr-defined]
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
+        if datamodule is not None and datamodule.train_augmentations is None:
             height, width = self.image_size
             shape = self.model.grid_shape(height, width)
             self._kept = KeptFeatures(len(loader.dataset), shape, self.trainer.default_root_dir)
@@ -166,21 +167,21 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         """Inpaint holes in noisy features, and draw images from features."""
         del batch_idx
         model, rng = self.model, self.step_rng()
-        scene = model.scene_from(self.cells_of(batch))
-        n, _, h, w = scene.shape
-        hole = widened(training_holes(n, h, w, rng, model.lattices(h, w), LATTICE_PROBABILITY).to(scene))
+        features = model.standardised(self.cells_of(batch))
+        n, _, h, w = features.shape
+        hole = widened(training_holes(n, h, w, rng, model.lattices(h, w), LATTICE_PROBABILITY).to(features))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
-        features = model.standard(scene)
         # uniform: drawn several times faster than normal noise on a CPU
-        jitter = torch.rand(features.shape, generator=generator, device=self.device) - 0.5
-        drawn, expected = model.inpainter(features + 12**0.5 * self.noise * jitter, hole)
+        largest = 3**0.5 * self.noise
+        noisy = torch.empty_like(features).uniform_(-largest, largest, generator=generator).add_(features)
+        drawn, expected = model.inpainter(noisy, hole)
         pictures = model.decoder(features[:DECODED])
         with torch.autocast(self.device.type, enabled=False):
             drawn, expected, pictures = drawn.float(), expected.float(), pictures.float()
-            residual = model.residuals(model.prepare(scene), torch.cat([drawn, expected], dim=1))
+            residual = model.residuals(model.directions(features), drawn)
             losses = {
                 "cosine_loss": inpainting_loss(residual, hole),
-                "square_loss": inpainting_loss((drawn - features).square(), hole),
+                "square_loss": inpainting_loss((drawn - features).square().mean(dim=1, keepdim=True), hole),
                 "likelihood_loss": LIKELIHOOD_WEIGHT * likelihood_loss(residual, expected, hole),
                 "decoder_loss": F.l1_loss(
                     pictures, F.interpolate(image_of(batch)[:DECODED], pictures.shape[-2:], mode="area")

@@ -105,42 +105,51 @@ class FeatureI3ADModel(IterativeModel):
                 maps.append(F.avg_pool2d(values, CELL // stride) if stride < CELL else values)
         return F.avg_pool2d(torch.cat(maps, dim=1), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
 
-    def scene_from(self, cells: torch.Tensor) -> torch.Tensor:
-        """Scene ``(N, C + L, h, w)`` of features ``(N, C, h, w)`` as they come from the network."""
-        standard = (cells - self.mean) / self.std
-        return torch.cat([standard, torch.zeros_like(standard[:, : len(self.features.channels)])], dim=1)
+    def standardised(self, cells: torch.Tensor) -> torch.Tensor:
+        """Standardised features ``(N, C, h, w)`` of those that come from the network."""
+        return (cells - self.mean) / self.std
 
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.scene_of`."""
-        return self.scene_from(self.cells_of(image))
+        features = self.standardised(self.cells_of(image))
+        return torch.cat([features, torch.zeros_like(features[:, : len(self.features.channels)])], dim=1)
 
     def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.draw`."""
-        return torch.cat(self.inpainter(self.standard(scene), hole), dim=1)
+        return torch.cat(self.inpainter(self.features_in(scene), hole), dim=1)
 
     def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.draw_unseen`: with the guard margin."""
         return self.draw(scene, widened(hole))
 
-    def standard(self, scene: torch.Tensor) -> torch.Tensor:
+    def features_in(self, scene: torch.Tensor) -> torch.Tensor:
         """Standardised features ``(N, C, h, w)`` of a scene."""
         return scene[:, : self.inpainter.channels]
 
-    def prepare(self, scene: torch.Tensor) -> State:
-        """Features as they come from the network ``(N, C_l, h, w)``, each cell of unit length, for each of L layers."""
-        layers = (self.standard(scene) * self.std + self.mean).split(self.features.channels, dim=1)
+    def directions(self, features: torch.Tensor) -> State:
+        """What standardised features ``(N, C, h, w)`` were before, in unit length: ``(N, C_l, h, w)`` a layer."""
+        layers = (features * self.std + self.mean).split(self.features.channels, dim=1)
         return tuple(F.normalize(values, dim=1) for values in layers)
 
-    def residuals(self, prepared: State, inpainting: torch.Tensor) -> torch.Tensor:
-        """``1 - cosine similarity`` of features and their inpainting in each layer, ``(N, L, h, w)`` in [0, 2]."""
+    def prepare(self, scene: torch.Tensor) -> State:
+        """See :meth:`IterativeModel.prepare`."""
+        return self.directions(self.features_in(scene))
+
+    def residuals(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
+        """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
+
+        Returns:
+            ``(N, L, h, w)`` in [0, 2], a channel a layer.
+        """
         # of unit vectors: 1 - a b = |a - b|^2 / 2, which is exactly 0 where they are equal
-        pairs = zip(prepared, self.prepare(inpainting), strict=True)
+        pairs = zip(directions, self.directions(drawn), strict=True)
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`: against the expected residual, mean over layers."""
         expected = inpainting[:, self.inpainter.channels :]
-        residual = (self.residuals(prepared, inpainting) / (expected + self.usual)).mean(dim=1, keepdim=True)
+        residuals = self.residuals(prepared, self.features_in(inpainting))
+        residual = (residuals / (expected + self.usual)).mean(dim=1, keepdim=True)
         return residual, residual
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
@@ -151,4 +160,4 @@ class FeatureI3ADModel(IterativeModel):
 
     def picture_of(self, inpainting: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.picture_of`: what the decoder makes of it."""
-        return F.interpolate(self.decoder(self.standard(inpainting)), image.shape[-2:], mode="bilinear")
+        return F.interpolate(self.decoder(self.features_in(inpainting)), image.shape[-2:], mode="bilinear")
