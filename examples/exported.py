@@ -1,6 +1,6 @@
 """Is the exported model the same model, and what does it cost?
 
-    python examples/exported.py I3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
+    python examples/exported.py FeatureI3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
 
 Exports a trained model to ONNX and OpenVINO with dynamic size, runs Engine.predict, ONNX Runtime and OpenVINO (FP32)
 over the test images at their own size and some at 1024x768, and prints the largest differences, the time of a batch

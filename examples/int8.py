@@ -1,6 +1,6 @@
 """What does INT8 cost in accuracy, and what does it bring?
 
-    python examples/int8.py I3AD CHECKPOINT --root DATA --category bottle
+    python examples/int8.py FeatureI3AD CHECKPOINT --root DATA --category bottle
 
 Exports a trained model in FP32 and in INT8, quantised by normal training images, runs both with the runtime over the
 test images in turn, and prints image and pixel AUROC, changed labels, false alarms, latency, size, and what is INT8.

@@ -1,6 +1,6 @@
-"""What each pass of the iteration buys: accuracy of a trained I3AD after 0, 1, 2, ... passes.
+"""What each pass of the iteration buys: accuracy of a trained model after 0, 1, 2, ... passes.
 
-    python examples/iterations.py I3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
+    python examples/iterations.py FeatureI3AD CHECKPOINT --root DATA --category bottle --set max_iterations=8
 
 Prints a Markdown table: image and pixel AUROC if the iteration ended after so many passes, defective images that each
 pass found and lost when 5 % of the good ones are rejected, and how many passes good and defective images used.

@@ -15,14 +15,14 @@ from anomalib.data import Folder
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 
-from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.visualization import FilmStripVisualizer
 
 parser = ArgumentParser()
 parser.add_argument("good", nargs="?", type=Path)
 parser.add_argument("--others", type=Path)
 parser.add_argument("--out", type=Path, default=Path("runs/own"))
-parser.add_argument("--steps", type=int, default=600, help="training steps")
+parser.add_argument("--steps", type=int, default=1000, help="training steps")
 arguments = parser.parse_args()
 good, others = arguments.good, arguments.others
 if good is None:
@@ -30,12 +30,12 @@ if good is None:
     fabric.prepare_data()
     good, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
 
-model = I3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
+model = FeatureI3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(
-    name=good.name, normal_dir=good, train_batch_size=12, num_workers=0,
+    name=good.name, normal_dir=good, train_batch_size=16, num_workers=0,
     test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.1, seed=0,
 )  # fmt: skip
-engine = Engine(default_root_dir=arguments.out, logger=False, max_epochs=-1, check_val_every_n_epoch=100)
+engine = Engine(default_root_dir=arguments.out, logger=False, max_epochs=-1)
 engine.fit(model, datamodule=datamodule)
 xml = engine.export(model, ExportType.OPENVINO, export_root=arguments.out, ckpt_path=engine.best_model_path)
 print(f"for the line: anomalib-i3ad inspect --model {xml} --source FOLDER --out results")

@@ -1,7 +1,7 @@
 """What does an image cost? Our models and anomalib's, side by side in one run, with random weights.
 
     python examples/speed.py                                            # everything, a quarter of an hour on two cores
-    python examples/speed.py --models I3AD Padim --engines torch openvino int8
+    python examples/speed.py --models FeatureI3AD Padim-lite0 --engines openvino int8
 
 Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at
 once, files on disk, memory the process grows by, multiply-accumulates, and the share reached of the machine's

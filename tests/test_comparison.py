@@ -237,7 +237,7 @@ class TestAccuracy:
         accuracy = measure_accuracy(parts)
         assert accuracy.image_auroc == pytest.approx(roc_auc_score(label, score))
         assert accuracy.image_f1 == pytest.approx(f1_score(label, rejected))
-        maps = torch.cat([part.anomaly_map for part in parts])
+        maps = torch.cat([part.anomaly_map for part in parts]).reshape(-1, 1, 8, 8)
         mask = torch.cat([part.gt_mask for part in parts])
         large = torch.nn.functional.interpolate(maps, (256, 256), mode="bilinear").flatten()
         mask = mask.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2).flatten()

@@ -314,7 +314,7 @@ class TestFeatures:
     def test_a_batch_is_its_images(self, features: FrozenFeatures) -> None:
         image = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         alone = [torch.cat(layer) for layer in zip(*map(features, image.split(1)), strict=True)]
-        torch.testing.assert_close(features(image), tuple(alone), rtol=0, atol=1e-5)
+        torch.testing.assert_close(features(image), tuple(alone), rtol=1e-4, atol=1e-4)
 
     def test_gradients_stay_out_of_it(self, features: FrozenFeatures) -> None:
         assert not any(parameter.requires_grad for parameter in features.parameters())

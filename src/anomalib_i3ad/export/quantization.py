@@ -42,6 +42,8 @@ def _reached(start: list[ov.Node], *, forwards: bool) -> set[int]:
         if node.get_instance_id() in seen:
             continue
         seen.add(node.get_instance_id())
+        if node.get_type_name() == "Loop":  # what enters one is compared, not drawn with
+            continue
         if forwards:
             front += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
         else:
@@ -69,16 +71,27 @@ def _outside(model: ov.Model) -> list[str]:
     ]
 
 
+def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
+    """Let what lies outside read the values from before they were rounded: NNCF rounds them for all who read them."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "FakeQuantize":
+            for taker in node.output(0).get_target_inputs():
+                if taker.get_node().get_friendly_name() in outside or taker.get_node().get_type_name() == "Result":
+                    taker.replace_source_output(node.input_value(0))
+
+
 def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
     convolutions = _convolutions(model)
+    outside = _outside(model)
     if convolutions:
         model = nncf.quantize(
             model,
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=_outside(model), types=GATES, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=outside, types=GATES, validate=False),
         )
+    _leave_in_float(model, set(outside))
     quantized = [
         node.get_friendly_name()
         for node in _convolutions(model)

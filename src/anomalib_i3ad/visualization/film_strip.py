@@ -107,7 +107,7 @@ def film_item(model: Any, item: Any) -> Image.Image:
         TypeError: If the model does not iterate.
     """
     if not hasattr(model.model, "film"):
-        msg = f"{type(model).__name__} does not iterate: film strips are for I3AD"
+        msg = f"{type(model).__name__} does not iterate: film strips are for I3AD and FeatureI3AD"
         raise TypeError(msg)
     image = item.image.as_subclass(torch.Tensor)[None].float()
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
