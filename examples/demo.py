@@ -2,8 +2,8 @@
 
     python examples/demo.py
 
-Trains FeatureI3AD on a drawn fabric with configs/demo.yaml, then leaves under results/FeatureI3AD/Textures/fabric/v0 the
-metrics (metrics.json), a picture of every test image (images/), the checkpoint and the OpenVINO model
+Trains FeatureI3AD on a drawn fabric with configs/demo.yaml, then leaves under results/FeatureI3AD/Textures/fabric/v0
+the metrics (metrics.json), a picture of every test image (images/), the checkpoint and the OpenVINO model
 (weights/), what that model said of each test image (predictions.csv) and demo.png, a look at some of them.
 """
 
