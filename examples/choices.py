@@ -83,7 +83,7 @@ STUDIES = {
         },
         {
             "EXPECTED": [False],
-            "max_iterations": [0, 1, 2, 8],
+            "max_iterations": [0, 1, 4],
             "mask_quantile": [0.9, 0.98, 0.999],
             "image_score": ["max", "mean", "l4"],
         },

@@ -87,7 +87,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         seed: int = 0,
         initial_grid: int = 4,
         mask_quantile: float = 0.995,
-        max_iterations: int = 4,
+        max_iterations: int = 2,
         image_score: Reduction = "top_k",
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,

@@ -64,7 +64,7 @@ class FeatureI3ADModel(IterativeModel):
         backbone_weights: str | None = None,
         width: int = 32,
         initial_grid: int = 4,
-        max_iterations: int = 4,
+        max_iterations: int = 2,
         image_score: Reduction = "top_k",
     ) -> None:
         super().__init__(initial_grid, max_iterations, "mean", image_score)
