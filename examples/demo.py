@@ -18,6 +18,8 @@ from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from rich.progress import track
 
+from anomalib_i3ad.deploy.graph import FP32
+
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SHOWN = ("scratch", "hole", "missing_yarn", "double_yarn", "spot", "good")
 
@@ -40,7 +42,7 @@ def main() -> None:
     xml = engine.export(model, ExportType.OPENVINO, export_root=folder, ckpt_path=engine.best_model_path)
 
     # from here on OpenVINO, OpenCV and NumPy alone, as on the machine at the line
-    compiled = ov.Core().compile_model(xml, "CPU")
+    compiled = ov.Core().compile_model(xml, "CPU", FP32)
     shown = {}
     with (folder / "predictions.csv").open("w", newline="") as file:
         rows = csv.writer(file)

@@ -26,6 +26,7 @@ from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import SSIM
 from anomalib_i3ad.components.stitching import draw_hidden
 from anomalib_i3ad.pre_processing import AntialiasedResize
+from anomalib_i3ad.pre_processing.resize import _interpolation_weights
 
 
 def pair(height: int, width: int, channels: int = 3, noise: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,8 +283,14 @@ class TestAntialiasedResize:
     @pytest.mark.parametrize("size", [(900, 900), (1024, 768), (100, 77), (64, 48), (31, 300)])
     def test_equals_torchvision(self, size: tuple[int, int]) -> None:
         image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-        expected = Resize([64, 48], antialias=True)(image)
+        expected = Resize([64, 48], antialias=True)(image.double())  # in single precision it is off by 2e-6 itself
         assert (AntialiasedResize([64, 48])(image) - expected).abs().max() < 1e-6
+
+    def test_survives_runtimes_that_compute_in_bf16(self) -> None:
+        """Weights from coordinates in bf16 would be those of other pixels, from pixel 129 on."""
+        weights = _interpolation_weights(900, 256, torch.zeros(1))
+        rounded = _interpolation_weights(900, 256, torch.zeros(1, dtype=torch.bfloat16)).float()
+        assert (weights - rounded).abs().max() < 0.005
 
     def test_masks_take_the_nearest_pixel(self) -> None:
         image, mask = tv_tensors.Image(torch.rand(3, 50, 70)), tv_tensors.Mask(torch.rand(50, 70) > 0.5)

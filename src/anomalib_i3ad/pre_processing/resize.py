@@ -8,12 +8,15 @@ from torchvision.transforms.v2 import Resize
 
 
 def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> torch.Tensor:
-    """Triangle-filter weights ``(size_out, size_in)`` of one axis; ``size_in`` may be symbolic."""
-    source = torch.arange(size_in, device=like.device).to(like.dtype) + 0.5
-    target = torch.arange(size_out, device=like.device).to(like.dtype) + 0.5
-    scale = size_in / size_out
-    distance = source[None, :] - scale * target[:, None]
-    weights = torch.relu(1 - distance.abs() / torch.sym_max(scale, 1.0))  # type: ignore[arg-type]  # not symbolic
+    """Triangle-filter weights ``(size_out, size_in)`` of one axis; ``size_in`` may be symbolic.
+
+    Distances are taken between integers, in units of ``1 / (2 * size_out)`` pixels: a runtime that computes in bf16
+    by itself cannot tell pixel 200 from 201.
+    """
+    source = 2 * torch.arange(size_in, device=like.device) + 1
+    target = 2 * torch.arange(size_out, device=like.device) + 1
+    distance = (source[None, :] * size_out - target[:, None] * size_in).abs().to(like.dtype)
+    weights = torch.relu(1 - distance / (2 * torch.sym_max(size_in, size_out)))  # type: ignore[arg-type]  # not symbolic
     return weights / weights.sum(dim=1, keepdim=True)
 
 
