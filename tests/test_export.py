@@ -227,6 +227,13 @@ class TestFeatures:
             assert takers <= {"Convolution", "GroupConvolution", "Add", "Concat", "Interpolate"}
 
 
+def test_int8_of_a_loop_that_no_image_enters() -> None:
+    model = I3AD(image_size=64, width=4).eval()
+    model.model.mask_threshold.fill_(1e3)
+    _, found = quantize(convert(model, (64, 64), {}, {}), [make_images(1, 64, 64).numpy()])
+    assert [(part.convolutions, len(part.quantized)) for part in found] == [(33, 33), (33, 0)]
+
+
 def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a datamodule"):
         untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)

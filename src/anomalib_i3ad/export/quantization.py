@@ -83,7 +83,7 @@ def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
 def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
     convolutions = _convolutions(model)
     outside = _outside(model)
-    if convolutions:
+    if convolutions and samples:  # a loop that no image enters stays in float
         model = nncf.quantize(
             model,
             nncf.Dataset(samples),
