@@ -45,7 +45,7 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
     assert isinstance(batch.gt_mask, torch.Tensor)
     maps, masks = (value.as_subclass(torch.Tensor).float() for value in (batch.anomaly_map, batch.gt_mask))
     maps = F.interpolate(maps.reshape(len(maps), 1, *maps.shape[-2:]), RESOLUTION, mode="bilinear")
-    masks = F.interpolate(masks.reshape(maps.shape[0], 1, *masks.shape[-2:]), RESOLUTION)
+    masks = F.interpolate(masks.reshape(len(maps), 1, *masks.shape[-2:]), RESOLUTION)
     for row, path in enumerate(batch.mask_path or ()):
         if path and path != "None":  # what anomalib calls the mask of a normal image
             mask: Any = read_mask(path, as_tensor=True)

@@ -1,4 +1,4 @@
-"""Early features of a frozen network that was trained on ImageNet."""
+"""Features of a frozen network that was trained on ImageNet."""
 
 from collections.abc import Sequence
 from importlib import import_module

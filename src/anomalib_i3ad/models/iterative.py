@@ -30,7 +30,7 @@ class IterativeMixin(ReconstructionMixin):
         Raises:
             ValueError: If nothing ends the fit.
         """
-        steps = self.planned_steps(optimizer_steps=1 if self.automatic_optimization else len(optimizers))
+        steps = self.planned_steps(optimizer_steps=len(optimizers))
         if math.isinf(steps):
             msg = "the learning rate falls to the end of the fit: set max_train_steps, or the trainer's max_epochs"
             raise ValueError(msg)

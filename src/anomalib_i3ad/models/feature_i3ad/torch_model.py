@@ -72,9 +72,9 @@ class FeatureI3ADModel(IterativeModel):
         channels, count = sum(self.features.channels), len(self.features.channels)
         self.inpainter = Inpainter(channels, count, width)
         self.decoder = Decoder(channels)
+        #: Standardisation of features, from the training images; NaN until it is known.
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        #: Standardisation of features, from the training images; NaN until it is known.
         for name in ("mean", "std"):
             self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
         #: Usual expected residual of each layer, from normal validation images.
@@ -86,9 +86,8 @@ class FeatureI3ADModel(IterativeModel):
         check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
         self.lattices(height // CELL, width // CELL)
         if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
-            msg = (
-                f"initial_grid {self.initial_grid} leaves nothing visible of {height}x{width} pixels: choose a smaller"
-            )
+            size = f"{height}x{width} pixels"
+            msg = f"initial_grid {self.initial_grid} leaves nothing visible of {size}: choose a smaller one"
             raise ValueError(msg)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:
