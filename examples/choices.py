@@ -76,6 +76,7 @@ STUDIES = {
         {
             "MARGIN": [0, 1],
             "NEIGHBOURHOOD": [1],
+            "PRIOR": [1e9],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],
@@ -92,12 +93,13 @@ STUDIES = {
     ),
 }
 Figures = tuple[float, float]
+COMPARE = features.FeatureI3ADModel.compare
 
 
 def compare_alone(self: Any, prepared: Any, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """FeatureI3AD's comparison without the expected residual."""
-    residual = (self.residuals(prepared, self.features_in(inpainting)) / self.usual).mean(dim=1, keepdim=True)
-    return residual, residual
+    """FeatureI3AD's comparison without the expected residual: as if the usual one were expected."""
+    drawn = self.features_in(inpainting)
+    return COMPARE(self, prepared, torch.cat([drawn, self.usual_cosine.expand(len(drawn), -1, -1, -1)], dim=1))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class TestFeatureI3AD(ModelTester):
 
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
-        for name in ("mean", "std", "usual", "mask_threshold"):
+        for name in ("mean", "std", "usual_cosine", "usual_square", "mask_threshold"):
             assert torch.isfinite(getattr(mine, name)).all()
             assert torch.equal(getattr(mine, name), getattr(theirs, name))
 
@@ -49,13 +49,29 @@ class TestFeatureI3AD(ModelTester):
         make_engine().validate(model, datamodule=textures, verbose=False)
         images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
         with torch.no_grad():
-            scene = model.model.eval().scene_of(images)
-            expected = model.model.first_inpainting(scene)[:, -2:]
-            residual = model.model.first_residual(scene)
-        usual = np.median(expected.transpose(0, 1).flatten(1).numpy(), axis=1)
-        np.testing.assert_allclose(model.model.usual.flatten(), usual, rtol=1e-5)
+            residual = model.model.eval().first_residual(model.model.scene_of(images))
         assert model.model.mask_threshold.item() == pytest.approx(np.quantile(residual.numpy(), 0.5), rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
+
+    def test_usual_residual_is_the_mean_of_the_training_images(self, fitted, texture_root: Path) -> None:
+        datamodule = self.datamodule(texture_root)
+        datamodule.setup()
+        model = fitted[0].model
+        images = torch.stack([fitted[0].pre_processor(item.image[None])[0] for item in datamodule.train_data])
+        with torch.no_grad():
+            scene = model.scene_of(images.as_subclass(torch.Tensor))
+            before = (model.features_in(scene) * model.std + model.mean).numpy()
+            drawn = (model.features_in(model.first_inpainting(scene)) * model.std + model.mean).numpy()
+        square = np.square((before - drawn) / model.std.numpy()).mean(axis=0)
+        cosine = []
+        for part in (slice(40), slice(40, None)):
+            one, other = before[:, part], drawn[:, part]
+            similarity = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+            cosine.append((1 - similarity).mean(axis=0))
+        n = len(images)
+        for found, mean in ((model.usual_square, square), (model.usual_cosine, np.stack(cosine))):
+            expected = (n * mean + 10 * mean.mean(axis=(1, 2), keepdims=True)) / (n + 10)
+            np.testing.assert_allclose(found[0], expected, rtol=5e-3)  # features were kept in half precision
 
     def test_the_backbone_keeps_its_weights_and_needs_them_only_once(self, fitted, monkeypatch) -> None:
         expected = packaged_weights("tf_efficientnet_lite0")
@@ -87,10 +103,11 @@ class TestResNet(ModelTester):
 @pytest.fixture
 def model() -> FeatureI3ADModel:
     torch.manual_seed(0)
-    model = FeatureI3ADModel(width=8, initial_grid=2).eval()
+    model = FeatureI3ADModel((128, 128), width=8, initial_grid=2).eval()
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
-    model.usual.fill_(0.5)
+    model.usual_cosine.uniform_(0.2, 0.5)
+    model.usual_square.uniform_(0.5, 2)
     return model
 
 
@@ -101,29 +118,43 @@ class TestCells:
     )
     def test_bring_every_stride_to_one_grid(self, backbone: str, layers: list[str]) -> None:
         """Against timm's own maps, resized and averaged by hand."""
-        model = FeatureI3ADModel(backbone, layers).eval()
-        image = make_images(2, 64, 128)
+        model = FeatureI3ADModel((96, 128), backbone, layers, initial_grid=2).eval()
+        image = make_images(2, 96, 128)
         with torch.no_grad():
             cells, maps = model.cells_of(image), model.features(image)
-        assert cells.shape == (2, *model.grid_shape(64, 128)) == (2, sum(m.shape[1] for m in maps), 8, 16)
+        assert cells.shape == (2, *model.grid_shape(96, 128)) == (2, sum(m.shape[1] for m in maps), 12, 16)
         by_hand = []
         for values in maps:
             array = values.numpy()
             if array.shape[-1] > 16:
-                array = array.reshape(*array.shape[:2], 8, 2, 16, 2).mean(axis=(3, 5))
+                array = array.reshape(*array.shape[:2], 12, 2, 16, 2).mean(axis=(3, 5))
             elif array.shape[-1] < 16:
-                array = torch.nn.functional.interpolate(values, (8, 16), mode="bilinear").numpy()
+                array = torch.nn.functional.interpolate(values, (12, 16), mode="bilinear").numpy()
             by_hand.append(array)
         whole = np.pad(np.concatenate(by_hand, axis=1), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
-        shifted = [whole[..., i : i + 8, j : j + 16] for i in range(3) for j in range(3)]
+        shifted = [whole[..., i : i + 12, j : j + 16] for i in range(3) for j in range(3)]
         np.testing.assert_allclose(cells, np.nanmean(shifted, axis=0), rtol=1e-4, atol=1e-5)
 
     def test_residual_is_one_minus_the_cosine(self, model: FeatureI3ADModel) -> None:
         cells, other = torch.randn(2, 2, 152, 8, 8)
-        residual = model.residuals(model.directions(model.standardised(cells)), model.standardised(other))
+        residual = model.cosines(model.directions(model.standardised(cells)), model.standardised(other))
         for layer, part in enumerate((slice(40), slice(40, None))):
             similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
             torch.testing.assert_close(residual[:, layer], 1 - similarity, rtol=0, atol=1e-5)
+
+    def test_residual_sets_cosine_and_square_against_what_is_usual(self, model: FeatureI3ADModel) -> None:
+        scene, inpainting = torch.randn(2, 2, 154, 16, 16)
+        inpainting[:, 152:].abs_()
+        residual = model.compare(model.prepare(scene), inpainting)[0]
+        by_hand = 0
+        for layer, part in enumerate((slice(40), slice(40, 152))):
+            one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
+            cosine = 1 - torch.nn.functional.cosine_similarity(one, other)
+            square = (scene[:, part] - inpainting[:, part]).square() / model.usual_square[:, part]
+            usual = inpainting[:, 152 + layer] + model.usual_cosine[:, layer]
+            by_hand += (cosine / usual + square.mean(dim=1) / 2) / 2
+        torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
+        assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
     def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:
         residual = torch.zeros(1, 1, 8, 12)

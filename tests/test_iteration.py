@@ -22,11 +22,12 @@ def make_model(kind: str) -> IterativeModel:
     if kind == "pixels":
         model = I3ADModel(width=4).eval()
     else:
-        model = FeatureI3ADModel(width=8, initial_grid=2).eval()
+        model = FeatureI3ADModel((SIDE, SIDE), width=8, initial_grid=2).eval()
         cells = model.cells_of(image)
         model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
         model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
-        model.usual.fill_(0.5)
+        model.usual_cosine.fill_(0.5)
+        model.usual_square.fill_(1.0)
     with torch.no_grad():
         model.mask_threshold.fill_(model.first_residual(model.scene_of(image)).quantile(0.8))
     return model

@@ -4,7 +4,7 @@ A method of this project, after Nakanishi, Suzuki and Matsuo, Iterative Image In
 Mask for Anomaly Detection, 2020. Where each choice comes from is in the model card beside this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,6 +15,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import optim
 from torch.nn import functional as F
 
@@ -22,7 +23,6 @@ from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.iterative import IterativeMixin
 from anomalib_i3ad.models.reconstruction import image_of
-from anomalib_i3ad.post_processing import quantile
 
 from .kept import KeptFeatures
 from .loss import inpainting_loss, likelihood_loss
@@ -96,9 +96,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
         self.model: FeatureI3ADModel = FeatureI3ADModel(
-            backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
+            self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
         )
-        self.model.check_size(*self.image_size)
         self.to(memory_format=torch.channels_last)
         if noise < 0:
             msg = f"noise {noise} must be 0 or more"
@@ -135,19 +134,30 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             self._kept = KeptFeatures(len(loader.dataset), shape, self.trainer.default_root_dir)
         if torch.isfinite(self.model.std).all():
             return
-        sums = torch.zeros(3, self.model.inpainter.channels, dtype=torch.float64, device=self.device)
+
+        def moments(cells: torch.Tensor) -> torch.Tensor:
+            cells = cells.double()
+            return torch.stack([torch.ones_like(cells), cells, cells.square()]).sum(dim=(1, 3, 4))
+
+        count, *sums = self.sum_over_training_images(moments)
+        mean, square = (total / count for total in sums)
+        self.model.mean.copy_(mean[None, :, None, None])
+        std = (square - mean.square()).clamp(min=0).sqrt()
+        self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
+
+    def sum_over_training_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Sum of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
+        total = torch.zeros(())
+        loader: Any = self.trainer.train_dataloader
         for batch in islice(loader, int(self.trainer.num_training_batches)):
             batch.image = image_of(batch).to(self.device)
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)
-            cells = self.cells_of(batch).double()
-            sums += torch.stack([torch.ones_like(cells), cells, cells.square()]).sum(dim=(1, 3, 4))
-        gathered: Any = self.all_gather(sums)
-        sums = gathered.reshape(-1, *sums.shape).sum(dim=0)
-        mean, square = sums[1:] / sums[0]
-        self.model.mean.copy_(mean[None, :, None, None])
-        std = (square - mean.square()).clamp(min=0).sqrt()
-        self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
+            cells = self.cells_of(batch)
+            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                total = total.to(cells.device) + measure(cells)
+        gathered: Any = self.all_gather(total)
+        return gathered.reshape(-1, *total.shape).sum(dim=0)
 
     def on_train_end(self) -> None:
         """Forget the features."""
@@ -178,7 +188,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         pictures = model.decoder(features[:DECODED])
         with torch.autocast(self.device.type, enabled=False):
             drawn, expected, pictures = drawn.float(), expected.float(), pictures.float()
-            residual = model.residuals(model.directions(features), drawn)
+            residual = model.cosines(model.directions(features), drawn)
             losses = {
                 "cosine_loss": inpainting_loss(residual, hole),
                 "square_loss": inpainting_loss((drawn - features).square().mean(dim=1, keepdim=True), hole),
@@ -191,12 +201,20 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Calibrate what residual is usually expected, then u, on normal validation images."""
+        """Within a fit, note what residual is usual, from the training images; then calibrate u."""
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            model = self.model
 
-        def expected(scene: torch.Tensor) -> torch.Tensor:
-            return self.model.first_inpainting(scene)[:, self.model.inpainter.channels :]
+            def sizes(cells: torch.Tensor) -> torch.Tensor:
+                features = model.standardised(cells)
+                drawn = model.features_in(model.first_inpainting(model.scene_of_features(features)))
+                cosine = model.cosines(model.directions(features), drawn)
+                return torch.cat([torch.ones_like(cosine[:, :1]), cosine, (features - drawn).square()], dim=1).sum(
+                    dim=0
+                )
 
-        found = self.on_normal_images(expected)
-        for layer in range(self.model.usual.shape[1]):
-            self.model.usual[0, layer] = quantile([values[:, layer] for values in found], 0.5, self.trainer)
+            total = self.sum_over_training_images(sizes)
+            count, layers = int(total[0, 0, 0]), model.usual_cosine.shape[1]
+            cosine, square = (total[1:] / count).tensor_split([layers])
+            model.set_usual(cosine, square, count)
         super().on_validation_epoch_start()

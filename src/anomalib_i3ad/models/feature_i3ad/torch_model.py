@@ -21,6 +21,8 @@ NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the lattice that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
+#: Images that the mean over all cells counts for, beside those by which the usual residual of a cell is known.
+PRIOR = 10
 #: Spread of a cell's residual over the map, in cells.
 SPREAD = 0.65
 
@@ -45,6 +47,7 @@ class FeatureI3ADModel(IterativeModel):
     nothing is hidden.
 
     Args:
+        image_size: Height and width of images in pixels.
         backbone: Name of a timm model.
         layers: Names of its layers.
         backbone_weights: File of its weights; ``None`` takes an installed package or timm's hub.
@@ -59,6 +62,7 @@ class FeatureI3ADModel(IterativeModel):
 
     def __init__(
         self,
+        image_size: tuple[int, int] = (256, 256),
         backbone: str = BACKBONE,
         layers: Sequence[str] = LAYERS,
         backbone_weights: str | None = None,
@@ -77,9 +81,17 @@ class FeatureI3ADModel(IterativeModel):
         self.std: torch.Tensor
         for name in ("mean", "std"):
             self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
-        #: Usual expected residual of each layer, from normal validation images.
-        self.usual: torch.Tensor
-        self.register_buffer("usual", torch.full((1, count, 1, 1), float("nan")))
+        self.check_size(*image_size)
+        cells = [side // CELL for side in image_size]
+        #: Usual 1 - cosine of each layer and usual squared error of each feature, at each cell, from training images.
+        self.usual_cosine: torch.Tensor
+        self.usual_square: torch.Tensor
+        for name, numbers in (("usual_cosine", count), ("usual_square", channels)):
+            self.register_buffer(name, torch.full((1, numbers, *cells), float("nan")))
+        share = torch.cat([torch.full((of_layer,), 0.5 / count / of_layer) for of_layer in self.features.channels])
+        #: Share of each feature in the squared error.
+        self.share: torch.Tensor
+        self.register_buffer("share", share[None, :, None, None], persistent=False)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: backbone, lattice and inpainter must fit."""
@@ -110,7 +122,10 @@ class FeatureI3ADModel(IterativeModel):
 
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.scene_of`."""
-        features = self.standardised(self.cells_of(image))
+        return self.scene_of_features(self.standardised(self.cells_of(image)))
+
+    def scene_of_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Scene of standardised features ``(N, C, h, w)``."""
         return torch.cat([features, torch.zeros_like(features[:, : len(self.features.channels)])], dim=1)
 
     def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
@@ -132,9 +147,17 @@ class FeatureI3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return self.directions(self.features_in(scene))
+        features = self.features_in(scene)
+        return (self.weighted(features), *self.directions(features))
 
-    def residuals(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
+    def weighted(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``(N, C, h, w)``, scaled so that the sum of their squared errors is usually 1 / 2.
+
+        Every layer has the same share in it. The other half is the cosine's: e is usually what is usual there, too.
+        """
+        return features * (self.share / self.usual_square).sqrt()
+
+    def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
 
         Returns:
@@ -145,11 +168,25 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: against the expected residual, mean over layers."""
-        expected = inpainting[:, self.inpainter.channels :]
-        residuals = self.residuals(prepared, self.features_in(inpainting))
-        residual = (residuals / (expected + self.usual)).mean(dim=1, keepdim=True)
+        """See :meth:`IterativeModel.compare`: cosine and squared error against what is usual, mean over layers."""
+        features, *directions = prepared
+        drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
+        cosine = self.cosines(tuple(directions), drawn) / (expected + self.usual_cosine)
+        square = (features - self.weighted(drawn)).square().sum(dim=1, keepdim=True)
+        residual = cosine.mean(dim=1, keepdim=True) + square
         return residual, residual
+
+    def set_usual(self, cosine: torch.Tensor, square: torch.Tensor, count: int) -> None:
+        """Note what is usual, from the mean of ``count`` images; few images are led by the mean over all cells.
+
+        Args:
+            cosine: ``(L, h, w)``.
+            square: ``(C, h, w)``.
+            count: How many images they are the mean of.
+        """
+        for usual, mean in ((self.usual_cosine, cosine), (self.usual_square, square)):
+            everywhere = mean.mean(dim=(1, 2), keepdim=True)
+            usual.copy_(((count * mean + PRIOR * everywhere) / (count + PRIOR))[None])
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.map_of`: smoothly interpolated."""
