@@ -64,6 +64,15 @@ class TestJobs:
         assert jobs[:-1] == jobs_of(self.CONFIG)
         assert jobs[-1] == {**single, "trainer": {"accelerator": "cpu"}}
 
+    def test_every_job_runs_on_every_accelerator(self) -> None:
+        """A list, as in anomalib's documentation."""
+        single = {"model": {"class_path": "C"}, "data": {"class_path": "a"}}
+        section = {**single, "trainer": {"grid": [{"max_epochs": 2}, {"accelerator": "gpu"}]}}
+        found = jobs_of({"accelerator": ["cuda", "cpu"], "benchmark": [single, section]})
+        expected = [{"accelerator": "cuda"}, {"accelerator": "cpu"}]
+        expected += [{"accelerator": name, "max_epochs": 2} for name in ("cuda", "cpu")] + [{"accelerator": "gpu"}]
+        assert [job["trainer"] for job in found] == expected
+
     def test_an_argument_named_grid_is_an_argument(self) -> None:
         assert list(expand({"initial_grid": [2, 4]})) == [{"initial_grid": [2, 4]}]
 

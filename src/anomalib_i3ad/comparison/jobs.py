@@ -42,7 +42,8 @@ def expand(config: Any) -> Iterator[Any]:
 def jobs_of(config: Any) -> list[dict[str, Any]]:
     """Jobs of a benchmark's configuration, in anomalib's form or a list of such sections.
 
-    The jobs of one data set follow each other within a section.
+    The jobs of one data set follow each other within a section. Where ``accelerator`` is a list, as anomalib has it,
+    every job runs on each of them.
 
     Raises:
         ValueError: If something is missing or unknown; it says what.
@@ -53,8 +54,13 @@ def jobs_of(config: Any) -> list[dict[str, Any]]:
     if not isinstance(given, dict) or not {"model", "data"} <= set(given) <= KEYS:
         msg = f"benchmark: wants model and data, and may have seed and trainer; it has {given}"
         raise ValueError(msg)
-    accelerator = {"accelerator": config.get("accelerator", "auto")}
-    jobs = [{"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(given)]
+    accelerator = config.get("accelerator", "auto")
+    usual = {"accelerator": {"grid": accelerator} if isinstance(accelerator, list) else accelerator}
+    jobs = [
+        job
+        for section in expand(given)
+        for job in expand({"seed": 0, **section, "trainer": usual | (section.get("trainer") or {})})
+    ]
     for job in jobs:
         for part in ("model", "data"):
             if not isinstance(job[part], dict) or "class_path" not in job[part]:
