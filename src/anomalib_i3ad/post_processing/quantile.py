@@ -66,6 +66,7 @@ class QuantilePostProcessor(PostProcessor):
         self._scores: list[torch.Tensor] = []
         self._maps: list[torch.Tensor] = []
 
+    # named by anomalib for subclasses to extend
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
         return (*super()._checkpoint_config_keys, "image_quantile", "pixel_quantile")
@@ -83,6 +84,7 @@ class QuantilePostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set both thresholds."""
         del pl_module
+        # anomalib's buffers: its properties read them, and they are in its checkpoints
         for threshold, lowest, values, q in (
             (self._image_threshold, self.image_min, self._scores, self.image_quantile),
             (self._pixel_threshold, self.pixel_min, self._maps, self.pixel_quantile),
@@ -93,6 +95,7 @@ class QuantilePostProcessor(PostProcessor):
             threshold.fill_(max(quantile(values, q, trainer), lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
 
+    # the one place through which anomalib normalises scores and maps, in batches and in the exported graph
     @staticmethod
     def _normalize(
         preds: torch.Tensor | None,
