@@ -32,17 +32,20 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
 
 
 def figures(runs: pd.DataFrame) -> str:
-    """Means of image AUROC, with its standard deviation over several seeds, pixel AUROC and AU-PRO."""
-    image, pixel, pro = (f"{runs[name].mean():.3f}" for name in FIGURES)
+    """Means of image AUROC, with its deviation over several seeds, pixel AUROC and AU-PRO; ``-`` if there are none."""
+    image, pixel, pro = (f"{runs[name].mean():.3f}".replace("nan", "-") for name in FIGURES)
     deviation = f" ± {runs['image_auroc'].std():.3f}" if len(runs) > 1 else ""
     return f"{image}{deviation} / {pixel} / {pro}"
 
 
 def accuracy(measured: Path = MEASURED) -> str:
     """Figures by model and category."""
-    every = pd.read_csv(measured / "benchmark.csv", dtype={"commit": str})
+    every = pd.read_csv(measured / "benchmark.csv", dtype={"commit": str, "version": str})
+    version = every["version"].fillna("version not recorded") if "version" in every else ""
+    several = every.assign(version=version).groupby("model")["version"].transform("nunique") > 1
     for argument, label in FORMS.items():
         every.loc[every["model_args"].str.contains(argument, regex=False), "model"] += label
+    every.loc[several, "model"] += ", " + version
     categories = sorted(set(every["category"]))
     rows = []
     for model, of_model in every.groupby("model", sort=False):

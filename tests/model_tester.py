@@ -51,12 +51,13 @@ class ModelTester:
     score_bound: ClassVar[float] = 1
 
     @pytest.fixture(scope="class")
-    def fitted(self, texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnomalibModule, Path]:
+    @classmethod
+    def fitted(cls, texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[AnomalibModule, Path]:
         """Model after two epochs on the tiny fabric, and its checkpoint."""
         torch.manual_seed(0)
-        model = self.model_class(**self.tiny)
+        model = cls.model_class(**cls.tiny)
         engine = make_engine(default_root_dir=tmp_path_factory.mktemp("fitted"))
-        engine.fit(model, datamodule=self.datamodule(texture_root))
+        engine.fit(model, datamodule=cls.datamodule(texture_root))
         return model.eval(), Path(engine.best_model_path)
 
     @staticmethod

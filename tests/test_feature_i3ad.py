@@ -92,7 +92,8 @@ class TestResNet(ModelTester):
     score_bound = 100
 
     @pytest.fixture(autouse=True, scope="class")
-    def _random_weights(self):
+    @classmethod
+    def _random_weights(cls):
         """Its ImageNet weights would be a download."""
         patch = pytest.MonkeyPatch()
         patch.setattr("anomalib_i3ad.components.features.FrozenFeatures.load_pretrained", lambda _self: None)

@@ -1,5 +1,6 @@
 """How good a trained model is on its test images."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ PIXELS = ("anomaly_map", "gt_mask")
 class Accuracy(NamedTuple):
     """Figures over all test images; the last five are at the threshold found from normal validation images.
 
-    AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels.
+    AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels. Figures of pixels
+    are NaN for models without maps.
     """
 
     image_auroc: float
@@ -58,12 +60,18 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
 
 def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
     """Compute all figures from predicted batches of test images."""
-    metrics = (AUROC(["pred_score", "gt_label"]), AUROC(PIXELS), AUPRO(PIXELS), F1Score(["pred_label", "gt_label"]))
-    for batch in map(_at_one_resolution, predictions):
-        for metric in metrics:
+    images: Any = (AUROC(["pred_score", "gt_label"]), F1Score(["pred_label", "gt_label"]))
+    pixels: Any = (AUROC(PIXELS), AUPRO(PIXELS))
+    for batch in predictions:
+        for metric in images:
             metric.update(batch)
+        if batch.anomaly_map is not None:
+            at_one_resolution = _at_one_resolution(batch)
+            for metric in pixels:
+                metric.update(at_one_resolution)
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
     rejected = torch.cat([batch.pred_label for batch in predictions]).bool()
-    areas = [metric.compute().item() for metric in metrics]
-    counts = [int(count.sum()) for count in (rejected & label, label, rejected & ~label, ~label)]
-    return Accuracy(*areas, *counts)  # type: ignore[arg-type]
+    image_auroc, image_f1 = (metric.compute().item() for metric in images)
+    pixel_auroc, au_pro = (metric.compute().item() if metric.update_called else math.nan for metric in pixels)
+    counts = (int(count.sum()) for count in (rejected & label, label, rejected & ~label, ~label))
+    return Accuracy(image_auroc, pixel_auroc, au_pro, image_f1, *counts)

@@ -1,8 +1,8 @@
 """``anomalib-i3ad benchmark``: train and test many models; a row is written as each job ends.
 
 The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips
-what is done and repeats what failed; ``--time-again`` measures latencies once more, when the machine has nothing else
-to do.
+what is done with the same versions and arguments, defaults included, and repeats what failed; ``--time-again``
+measures latencies once more, when the machine has nothing else to do.
 """
 
 import logging
@@ -17,6 +17,8 @@ from rich.console import Console
 from .jobs import jobs_of, key_of, run_job, time_job, title_of
 
 logger = logging.getLogger(__name__)
+#: Columns of text that may be empty, or look like a number.
+TEXT = ["commit", "version", "checkpoint", "note"]
 SHOWN = [
     "model",
     "category",
@@ -27,12 +29,15 @@ SHOWN = [
     "image_f1",
     "false_alarms",
     "milliseconds",
+    "version",
+    "note",
 ]
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Rows of earlier runs; none if there is no such file."""
-    return pd.read_csv(path, dtype={"commit": str}) if path.exists() else pd.DataFrame(columns=["key"])
+    """Rows of earlier runs; none if there is no such file. Columns that older rows lack are there, and empty."""
+    rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) if path.exists() else pd.DataFrame(columns=["key"])
+    return rows.assign(**{name: rows[name].fillna("") if name in rows else "" for name in TEXT})
 
 
 def add_row(path: Path, row: dict[str, Any]) -> None:
@@ -59,15 +64,16 @@ def run(config: Path, out: Path, console: Console) -> int:
     results = out / "results.csv"
     out.mkdir(parents=True, exist_ok=True)
     done = set(read_rows(results)["key"])
-    failed = []
+    failed, keys = [], []
     for number, job in enumerate(jobs, start=1):
-        key, title = key_of(job), f"{number}/{len(jobs)} {title_of(job)}"
-        if key in done:
-            console.print(f"{title}: done before")
-            continue
-        console.rule(title)
+        title = f"{number}/{len(jobs)} {title_of(job)}"
         try:
-            row = run_job(job, out / key)
+            keys.append(key_of(job))
+            if keys[-1] in done:
+                console.print(f"{title}: done before")
+                continue
+            console.rule(title)
+            row = run_job(job, out / keys[-1])
         except Exception as error:
             logger.exception("%s failed", title)
             failed.append(f"{title}: {type(error).__name__}: {error}")
@@ -75,9 +81,11 @@ def run(config: Path, out: Path, console: Console) -> int:
         add_row(results, row)
         console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
     rows = read_rows(results)
-    if len(rows):
-        console.print(rows[SHOWN].to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
-    console.print(f"{results}: {len(rows)} rows")
+    own = rows[rows["key"].isin(keys)]
+    if len(own):
+        console.print(own[SHOWN].to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
+    others = len(rows) - len(own)
+    console.print(f"{results}: {len(rows)} rows" + (f", {others} of other arguments or versions" if others else ""))
     for line in failed:
         console.print(f"failed: {line}", style="red", markup=False)
     return 1 if failed else 0
@@ -92,12 +100,13 @@ def time_again(config: Path, out: Path, console: Console) -> int:
     results, failed = out / "results.csv", 0
     rows = read_rows(results)
     for job in jobs_of(yaml.safe_load(config.read_text(encoding="utf-8"))):
-        row = rows["key"] == key_of(job)
-        if not row.any():
-            continue
-        before = rows.loc[row, "milliseconds"].item()
         try:
-            cost = time_job(job, out / key_of(job))
+            row = rows["key"] == key_of(job)
+            if not row.any():
+                console.print(f"{title_of(job)}: no row of these arguments and versions")
+                continue
+            before, checkpoint = rows.loc[row, ["milliseconds", "checkpoint"]].iloc[0]
+            cost = time_job(job, out / checkpoint)
         except Exception as error:
             logger.exception("%s cannot be timed", title_of(job))
             console.print(f"failed: {title_of(job)}: {error}", style="red", markup=False)

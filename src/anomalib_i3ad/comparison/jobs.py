@@ -3,24 +3,28 @@
 import hashlib
 import itertools
 import json
+import math
+import os
 import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import anomalib.data
 from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
 from lightning import seed_everything
 
+from anomalib_i3ad import __version__
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 
-from .accuracy import measure_accuracy, predict
+from .accuracy import Accuracy, measure_accuracy, predict
 from .cost import Cost, measure_cost
 
 TIMED_IMAGES = 12
@@ -42,7 +46,8 @@ def expand(config: Any) -> Iterator[Any]:
 def jobs_of(config: Any) -> list[dict[str, Any]]:
     """Jobs of a benchmark's configuration, in anomalib's form or a list of such sections.
 
-    The jobs of one data set follow each other within a section.
+    The jobs of one data set follow each other within a section. Where ``accelerator`` is a list, as anomalib has it,
+    every job runs on each of them.
 
     Raises:
         ValueError: If something is missing or unknown; it says what.
@@ -53,8 +58,13 @@ def jobs_of(config: Any) -> list[dict[str, Any]]:
     if not isinstance(given, dict) or not {"model", "data"} <= set(given) <= KEYS:
         msg = f"benchmark: wants model and data, and may have seed and trainer; it has {given}"
         raise ValueError(msg)
-    accelerator = {"accelerator": config.get("accelerator", "auto")}
-    jobs = [{"seed": 0, **job, "trainer": {**accelerator, **(job.get("trainer") or {})}} for job in expand(given)]
+    accelerator = config.get("accelerator", "auto")
+    usual = {"accelerator": {"grid": accelerator} if isinstance(accelerator, list) else accelerator}
+    jobs = [
+        job
+        for section in expand(given)
+        for job in expand({"seed": 0, **section, "trainer": usual | (section.get("trainer") or {})})
+    ]
     for job in jobs:
         for part in ("model", "data"):
             if not isinstance(job[part], dict) or "class_path" not in job[part]:
@@ -64,9 +74,25 @@ def jobs_of(config: Any) -> list[dict[str, Any]]:
 
 
 def key_of(job: dict[str, Any]) -> str:
-    """Name of a job's folder: the same configuration, the same key."""
-    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:8]
+    """Name of a job's folder: the same versions and the same arguments, defaults included, the same key.
+
+    Raises:
+        AttributeError: If there is no such model or datamodule.
+    """
+    data_class = getattr(anomalib.data, class_name(job["data"]))  # where get_datamodule looks, too
+    whole = {
+        **job,
+        "model": [job["model"]["class_path"], model_arguments(job)],
+        "data": [job["data"]["class_path"], defaults_of(data_class) | job["data"].get("init_args", {})],
+        "versions": [__version__, version("anomalib")],
+    }
+    digest = hashlib.sha256(as_json(whole).encode()).hexdigest()[:8]
     return f"{title_of(job).replace(' ', '-')}-{digest}"
+
+
+def as_json(value: Any) -> str:
+    """JSON with keys in order; what is none of its types, such as a path, as text."""
+    return json.dumps(value, sort_keys=True, default=str)
 
 
 def class_name(part: dict[str, Any]) -> str:
@@ -90,28 +116,56 @@ def model_class(job: dict[str, Any]) -> Any:
     return getattr(import_module(module or "anomalib.models"), name)
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Defaults of a class's arguments, and of the arguments that it passes on to its base classes."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = signature(vars(base)["__init__"]).parameters.values()
+            found = {one.name: one.default for one in parameters if one.default is not Parameter.empty} | found
+            if Parameter.VAR_KEYWORD not in {one.kind for one in parameters}:
+                break
+    return found
+
+
+def model_arguments(job: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a job's model, defaults included."""
+    return defaults_of(model_class(job)) | arguments_of(job)
+
+
 def arguments_of(job: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a job's model; one that draws by a seed of its own takes the job's, unless it is given another."""
     seeded = {"seed": job["seed"]} if "seed" in signature(model_class(job)).parameters else {}
     return seeded | job["model"].get("init_args", {})
 
 
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return ""
+
+
 def commit() -> str:
     """Commit of the checkout this package runs from, with ``+`` if it was changed; empty if it is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip()
+    # an installed package may lie inside the repository of something else, which does not track it
+    tracked = _git("ls-files", Path(__file__).name)
+    return _git("describe", "--always", "--dirty=+", "--exclude=*") if tracked else ""
 
 
-def time_job(job: dict[str, Any], folder: Path) -> Cost:
-    """Time a model that :func:`run_job` trained into ``folder``.
+def time_job(job: dict[str, Any], checkpoint: Path) -> Cost:
+    """Time a model that :func:`run_job` trained.
+
+    Args:
+        job: The job.
+        checkpoint: The checkpoint that its row names.
 
     Raises:
-        FileNotFoundError: If its checkpoint is not there.
+        FileNotFoundError: If it is not there.
     """
-    checkpoint = next(folder.rglob("*.ckpt"), None)
-    if checkpoint is None:
-        msg = f"{folder} holds no checkpoint: remove the job's row and run it again"
+    if not checkpoint.is_file():
+        msg = f"{checkpoint} is no checkpoint: remove the job's row and run it again"
         raise FileNotFoundError(msg)
     datamodule = get_datamodule(job["data"])
     datamodule.prepare_data()
@@ -124,18 +178,27 @@ def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
     return measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
 
 
+def notes_on(accuracy: Accuracy, post_processor: QuantilePostProcessor) -> Iterator[str]:
+    """What a reader must know to compare a model's figures with others'."""
+    if math.isnan(accuracy.pixel_auroc):
+        yield "no maps, so no figures of pixels"
+    if post_processor.image_min < 0 or post_processor.pixel_min < 0:
+        yield "scores below 0: normalised by their distance from the lowest of normal images"
+
+
 def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train, test, export and time one model; its checkpoint stays in ``folder``.
 
     Thresholds of every model come from normal validation images alone, since anomalib's own need defects.
 
     Returns:
-        A row: what was run, its figures, and with which versions.
+        A row: what was run, its figures, what to know about them (``note``), and with which versions.
     """
     seed_everything(job["seed"], workers=True)
     # as arguments: get_model would make omegaconf's lists of those in a dictionary, and no checkpoint of them is loaded
     model = get_model({"class_path": job["model"]["class_path"]}, **arguments_of(job))
-    model.post_processor, model.visualizer, model.evaluator = QuantilePostProcessor(), None, None
+    model.post_processor = post_processor = QuantilePostProcessor()
+    model.visualizer = model.evaluator = None
     datamodule = get_datamodule(job["data"])
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
     start = time.perf_counter()
@@ -152,9 +215,12 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         **accuracy._asdict(),
         **_cost(model, datamodule)._asdict(),
         "fit_seconds": round(fitted - start, 1),
-        "model_args": json.dumps(arguments_of(job), sort_keys=True),
-        "trainer": json.dumps(job["trainer"], sort_keys=True),
+        "model_args": as_json(model_arguments(job)),
+        "trainer": as_json(job["trainer"]),
         "date": datetime.now(tz=timezone.utc).date().isoformat(),
         "commit": commit(),
         **{name: version(name) for name in ("torch", "anomalib", "openvino")},
+        "version": __version__,
+        "checkpoint": os.path.relpath(engine.best_model_path, folder.parent) if engine.best_model_path else "",
+        "note": "; ".join(notes_on(accuracy, post_processor)),
     }

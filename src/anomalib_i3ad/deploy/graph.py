@@ -133,6 +133,7 @@ def loops_of(model: ov.Model) -> list[ov.Node]:
 
 def _limit(loop: ov.Node) -> int:
     """Most iterations of a Loop node: what its body compares the counter with."""
+    # a Loop's own trip count says "while it goes on"; only the condition compares integers in the bodies of our loops
     for node in loop.get_function().get_ordered_ops():
         if node.get_type_name() == "Less" and node.get_input_element_type(1).is_integral():
             limit = node.input_value(1).get_node()

@@ -135,7 +135,7 @@ class ReconstructionMixin(Base):
             optimizer_steps: Steps of optimisers a batch, which is what the trainer's ``max_steps`` counts.
         """
         trainer, limits = self.trainer, [float("inf")]
-        trainer.fit_loop.setup_data()
+        trainer.fit_loop.setup_data()  # by itself Lightning counts batches only after optimisers are configured
         if self.max_train_steps is not None:
             limits.append(self.max_train_steps)
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
@@ -186,6 +186,7 @@ class ReconstructionMixin(Base):
 
         Unlike Lightning's ``global_step``, which counts the steps of every optimiser.
         """
+        # the one count that Lightning keeps in checkpoints, whatever the number of optimisers
         total = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return total.processed  # type: ignore[attr-defined]  # declared too narrowly
 
@@ -196,6 +197,7 @@ class ReconstructionMixin(Base):
             ValueError: If there are no validation images.
         """
         super().on_train_start()
+        # by itself Lightning counts validation batches only when it first validates, at the end of the fit
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(self.trainer.num_val_batches):
             msg = (
@@ -228,7 +230,7 @@ class ReconstructionMixin(Base):
         )
         if ends and self._validated_at != trainer.global_step:
             trainer.validating = True  # as Lightning's own training loop runs it
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
             trainer.training = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -305,7 +307,7 @@ class ReconstructionMixin(Base):
         from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
 
         del metric, task, max_drop
-        if datamodule is None and self._trainer is not None:
+        if datamodule is None and self._trainer is not None:  # self.trainer raises where there is none
             datamodule = getattr(self._trainer, "datamodule", None)
         folder = Path(export_root) / "weights" / "openvino"
         return export(
