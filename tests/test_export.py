@@ -13,6 +13,7 @@ from anomalib.deploy import CompressionType
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.deploy.samples import drawn_images
 from anomalib_i3ad.export.openvino import convert
 from anomalib_i3ad.export.quantization import quantize
 from model_tester import make_images
@@ -124,12 +125,20 @@ def test_forms_and_layout_of_the_model_server(untrained: I3AD, exported: Path, t
     assert path == tmp_path / "weights" / "openvino" / "bottle" / "1" / "model.xml"
     model = graph.read_model(path)
     assert model.input(0).get_partial_shape() == ov.PartialShape([1, 90, 70, 3])
+    assert not model.has_rt_info([graph.MODEL_INFO])
     assert path.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
     image = (255 * make_images(1, 90, 70)).round().byte()
     result = run(path, image.permute(0, 2, 3, 1).numpy())
     expected = run(exported, image.numpy() / np.float32(255))
     assert np.abs(result["pred_score"] - expected["pred_score"]).max() < 0.01
-    assert json.loads(path.with_suffix(".json").read_text())["compression"] == "fp16"
+    report = json.loads(path.with_suffix(".json").read_text())
+    assert report["compression"] == "fp16"
+    differences = []
+    for pixels in [*drawn_images((90, 70)), np.zeros((90, 70, 3), np.uint8), np.full((90, 70, 3), 255, np.uint8)]:
+        with torch.no_grad():
+            expected = untrained(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+        differences.append(abs(run(path, pixels[None])["pred_score"].item() - expected.pred_score.item()))
+    assert report["agreement_with_torch"]["score"] == pytest.approx(max(differences), abs=1e-6)  # of what was written
 
 
 def test_int8_by_command_quantises_inside_the_loop(
