@@ -2,6 +2,7 @@
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,43 @@ def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
         root.output(0).get_tensor().add_names({name})
     with pytest.raises(ValueError, match="the graph's pred_score is not finite"):
         compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
+
+
+def tensors_of(model: I3AD) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+@pytest.fixture
+def elsewhere(untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> I3AD:
+    """The same model on a device that stands for a GPU: the one without data, which ``cpu`` puts back."""
+
+    def cpu(self: I3AD) -> I3AD:
+        self.to_empty(device="cpu")
+        for empty, full in zip(tensors_of(self), tensors_of(untrained), strict=True):
+            empty.data.copy_(full)
+        return self.to("cpu")
+
+    model = deepcopy(untrained).to("meta")
+    monkeypatch.setattr(I3AD, "cpu", cpu)
+    return model
+
+
+def test_exports_on_the_cpu_and_puts_the_model_back(
+    elsewhere: I3AD, untrained: I3AD, exported: Path, tmp_path: Path
+) -> None:
+    path = elsewhere.to_openvino(tmp_path)
+    assert path.with_suffix(".bin").read_bytes() == exported.with_suffix(".bin").read_bytes()
+    elsewhere.to_onnx(tmp_path, input_size=(90, 70))
+    loaded = torch.load(elsewhere.to_torch(tmp_path), weights_only=False)["model"]
+    with torch.no_grad():
+        assert torch.equal(loaded(images()[0]).pred_score, untrained(images()[0]).pred_score)
+    assert {tensor.device.type for tensor in [elsewhere, *tensors_of(elsewhere)]} == {"meta"}
+
+
+def test_puts_the_model_back_when_an_export_fails(elsewhere: I3AD, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name a datamodule"):
+        elsewhere.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
+    assert {tensor.device.type for tensor in [elsewhere, *tensors_of(elsewhere)]} == {"meta"}
 
 
 @pytest.mark.parametrize("form", ["image_input", "unroll"])

@@ -30,7 +30,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
     """Run model and graph side by side.
 
     Args:
-        module: The trained model, in evaluation mode.
+        module: The trained model, on the CPU and in evaluation mode.
         model: Its graph.
         images: ``(1, 3, H, W)`` in [0, 1].
 
@@ -56,9 +56,9 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
                 )
                 raise ValueError(msg)
         with torch.no_grad():
-            expected = module((stored / 255 if as_bytes else image).to(module.device))
-        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.cpu().numpy()).max()))
-        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.cpu().numpy()).max()))
+            expected = module(stored / 255 if as_bytes else image)
+        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
+        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
         labels += int(result["pred_label"].item() == expected.pred_label.item())
         passes += result["passes"].tolist() if "passes" in {name for o in compiled.outputs for name in o.names} else []
     count = len(images) + 2
@@ -66,10 +66,6 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         logger.warning("Graph and model differ: score %.1e, map %.1e, labels %d/%d", score, anomaly_map, labels, count)
     agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
     return {"agreement_with_torch": agreement} | ({"passes": passes} if passes else {})
-
-
-def _number(value: torch.Tensor) -> float:
-    return float(value.detach().cpu())
 
 
 def describe(
@@ -101,8 +97,8 @@ def describe(
         },
         "network_size": list(network_size),
         "thresholds": {
-            "image": _number(processor.image_threshold),
-            "pixel": _number(processor.pixel_threshold),
+            "image": processor.image_threshold.item(),
+            "pixel": processor.pixel_threshold.item(),
             **{name: value.tolist() for name, value in own if name.endswith("threshold")},
         },
         "calibration": {

@@ -66,7 +66,7 @@ def convert(
         settings = {"opset_version": 18, "verbose": False, **onnx_kwargs}
         torch.onnx.export(
             graph,
-            (example.to(module.device),),
+            (example,),
             path,
             dynamo=True,
             input_names=["input"],
@@ -120,7 +120,7 @@ def export(
     """Export, check, and write the graph with a report beside it.
 
     Args:
-        module: Trained model.
+        module: Trained model, on the CPU.
         folder: Where ``<model_file_name>.xml``, ``.bin`` and ``.json``, the report, are written.
         model_file_name: Name of the files.
         input_size: Height and width in pixels the graph takes; any if ``None``.

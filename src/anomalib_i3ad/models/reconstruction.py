@@ -16,6 +16,7 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning import LightningModule
 from omegaconf import OmegaConf
 from torch import nn
 from torchmetrics import Metric
@@ -46,6 +47,17 @@ def frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(requires_grad=True)
+
+
+@contextmanager
+def on_cpu(module: LightningModule) -> Iterator[None]:
+    """Let a model be on the CPU, and put it back where it was."""
+    device = module.device
+    module.cpu()
+    try:
+        yield
+    finally:
+        module.to(device)
 
 
 class ReconstructionMixin(Base):
@@ -265,10 +277,16 @@ class ReconstructionMixin(Base):
             )
             raise ValueError(msg)
 
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to torch; as anomalib's, on the CPU, so that every machine can load it."""
+        with on_cpu(self):
+            return super().to_torch(*args, **kwargs)
+
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
+        """Export to ONNX; as anomalib's, on the CPU, with the operator set in which loops convert."""
         kwargs.setdefault("opset_version", 18)
-        return super().to_onnx(*args, **kwargs)
+        with on_cpu(self):
+            return super().to_onnx(*args, **kwargs)
 
     def to_openvino(
         self,
@@ -286,8 +304,9 @@ class ReconstructionMixin(Base):
     ) -> Path:
         """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
 
-        The graph is compared with the model before anything is written. ``INT8_PTQ`` quantises the networks inside
-        loops, too, by normal training images of ``datamodule``; ``metric``, ``task`` and ``max_drop`` are not used.
+        Runs on the CPU, and puts the model back. The graph is compared with the model before anything is written.
+        ``INT8_PTQ`` quantises the networks inside loops, too, by normal training images of ``datamodule``; ``metric``,
+        ``task`` and ``max_drop`` are not used.
 
         Args:
             export_root: Files are written to ``weights/openvino`` below it.
@@ -308,6 +327,7 @@ class ReconstructionMixin(Base):
         if datamodule is None and self._trainer is not None:
             datamodule = getattr(self._trainer, "datamodule", None)
         folder = Path(export_root) / "weights" / "openvino"
-        return export(
-            self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
-        )
+        with on_cpu(self):
+            return export(
+                self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
+            )
