@@ -101,13 +101,25 @@ class ModelTester:
 
         def trained(seed: int) -> torch.Tensor:
             torch.seed()
+            before = torch.get_rng_state()
             model = self.model_class(**self.tiny, seed=seed)
             make_engine(max_epochs=1).fit(model, datamodule=self.datamodule(texture_root))
+            assert torch.equal(torch.get_rng_state(), before)
             return weights_of(model)
 
         first = trained(3)
         assert torch.equal(first, trained(3))
         assert not torch.equal(first, trained(4))
+
+    def test_building_and_loading_leave_torchs_generator_alone(
+        self, fitted: tuple[AnomalibModule, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+        torch.seed()
+        before = torch.get_rng_state()
+        self.model_class(**self.tiny, seed=3)
+        self.model_class.load_from_checkpoint(fitted[1])
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards

@@ -39,6 +39,11 @@ def image_of(batch: Batch) -> torch.Tensor:
     return batch.image.as_subclass(torch.Tensor)
 
 
+def seeded_by_lightning() -> bool:
+    """Whether ``seed_everything`` was called; anomalib 2.7 takes ``--seed_everything`` and never calls it."""
+    return "PL_GLOBAL_SEED" in os.environ
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without reaching its weights."""
@@ -71,7 +76,8 @@ class ReconstructionMixin(Base):
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
-            was called before, that seed decides weights and order; ``torch.manual_seed`` does not.
+            was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
+            generator is left as it was.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.
@@ -79,6 +85,7 @@ class ReconstructionMixin(Base):
     """
 
     _validated_at = -1
+    _generator_before: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -90,8 +97,6 @@ class ReconstructionMixin(Base):
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
-        if "PL_GLOBAL_SEED" not in os.environ:  # anomalib 2.7 takes --seed_everything and never calls it
-            torch.manual_seed(seed)
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
@@ -106,6 +111,30 @@ class ReconstructionMixin(Base):
         self.image_size: tuple[int, int] = self.input_size or size
         self.max_train_steps = max_train_steps
         self.seed = seed
+
+    @contextmanager
+    def drawing_weights(self) -> Iterator[None]:
+        """Draw weights by ``seed``, and leave torch's generator as it was."""
+        if seeded_by_lightning():
+            yield
+            return
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(self.seed)
+            yield
+
+    def setup(self, stage: str) -> None:
+        """Let a fit draw the order of images by ``seed``."""
+        super().setup(stage)
+        if stage == "fit" and not seeded_by_lightning():
+            self._generator_before = torch.get_rng_state()
+            torch.default_generator.manual_seed(self.seed)
+
+    def teardown(self, stage: str) -> None:
+        """Leave torch's generator as it was before the fit."""
+        super().teardown(stage)
+        if stage == "fit" and self._generator_before is not None:
+            torch.set_rng_state(self._generator_before)
+            self._generator_before = None
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:

@@ -95,9 +95,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
-        self.model: FeatureI3ADModel = FeatureI3ADModel(
-            backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
-        )
+        with self.drawing_weights():
+            self.model: FeatureI3ADModel = FeatureI3ADModel(
+                backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
+            )
         self.model.check_size(*self.image_size)
         self.to(memory_format=torch.channels_last)
         if noise < 0:

@@ -73,15 +73,16 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
-        self.model: SsimAeModel = SsimAeModel(
-            size=self.image_size[0] if mode == "objects" else patch_size,
-            latent_dim=latent_dim,
-            grayscale=grayscale,
-            mode=mode,
-            stride=stride,
-            residual=score_residual,
-            image_score=image_score,
-        )
+        with self.drawing_weights():
+            self.model: SsimAeModel = SsimAeModel(
+                size=self.image_size[0] if mode == "objects" else patch_size,
+                latent_dim=latent_dim,
+                grayscale=grayscale,
+                mode=mode,
+                stride=stride,
+                residual=score_residual,
+                image_score=image_score,
+            )
         self.model.check_size(*self.image_size)
         self.loss = ReconstructionLoss(loss)
         self.learning_rate = learning_rate
