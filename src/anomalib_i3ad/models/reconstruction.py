@@ -126,7 +126,8 @@ class ReconstructionMixin(Base):
         """Let a fit draw the order of images by ``seed``."""
         super().setup(stage)
         if stage == "fit" and not seeded_by_lightning():
-            self._generator_before = torch.get_rng_state()
+            if self._generator_before is None:
+                self._generator_before = torch.get_rng_state()
             torch.default_generator.manual_seed(self.seed)
 
     def teardown(self, stage: str) -> None:
