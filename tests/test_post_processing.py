@@ -51,6 +51,37 @@ def test_normal_images_without_any_residual_give_a_threshold_above_zero() -> Non
     assert not result.pred_mask.any()
 
 
+def test_scores_below_zero_split_at_the_threshold_too() -> None:
+    """As FastFlow's, which lie between -1 and 0."""
+    scores = torch.tensor([-0.9, -0.8, -0.7, -0.1])
+    processor = validated(QuantilePostProcessor(1.0, 1.0), scores, torch.tensor([0, 0, 0, 1]))
+    assert processor.image_threshold.item() == processor.pixel_threshold.item() == pytest.approx(-0.7)
+    given = torch.tensor([-5.0, -0.95, -0.9, -0.7, -0.6999, -0.1, 0.0, 3.0])
+    result = processor(InferenceBatch(pred_score=given, anomaly_map=given.reshape(8, 1, 1, 1)))
+    assert result.pred_label.tolist() == result.pred_mask.flatten().tolist() == [False] * 4 + [True] * 4
+    assert result.pred_score.diff().min() > 0
+    assert result.pred_score[3].item() == 0.5
+    assert result.pred_score.max() < 1
+
+
+def test_a_model_without_maps_has_an_image_threshold() -> None:
+    processor = QuantilePostProcessor(image_quantile=1.0)
+    scores = torch.tensor([0.1, 0.2])
+    batch = ImageBatch(image=torch.zeros(2, 3, 4, 4), pred_score=scores, gt_label=torch.zeros(2).long())
+    processor.on_validation_batch_end(ALONE, None, batch)
+    processor.on_validation_epoch_end(ALONE, None)
+    result = processor(InferenceBatch(pred_score=torch.tensor([0.2, 0.3])))
+    assert result.pred_label.tolist() == [False, True]
+    assert result.anomaly_map is None
+
+
+def test_checkpoints_from_before_negative_scores_were_known_score_as_before() -> None:
+    processor = QuantilePostProcessor()  # whose lowest score is not known
+    processor._image_threshold.fill_(0.25)
+    result = processor(InferenceBatch(pred_score=torch.tensor([0.25, 0.75]), anomaly_map=torch.zeros(2, 1, 2, 2)))
+    assert result.pred_score.tolist() == [0.5, 0.75]
+
+
 def test_no_normal_image_and_no_finite_score_are_refused() -> None:
     with pytest.raises(ValueError, match="no normal validation image"):
         validated(QuantilePostProcessor(), torch.ones(2), torch.ones(2).long())

@@ -1,12 +1,14 @@
 """Reconstruction-based anomaly detectors for anomalib, from training to the edge.
 
 The names below are loaded when they are first used, since :mod:`anomalib_i3ad.deploy` must run without torch and
-anomalib. In a program that has imported anomalib they are made known to it at once.
+anomalib. In a program that uses anomalib they are known to it, whichever of the two is imported first.
 """
 
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .registration import ROOMS, follow_anomalib
 
 if TYPE_CHECKING:
     from .data import MVTec, Textures
@@ -18,7 +20,7 @@ __all__ = ["I3AD", "AnoGan", "FeatureI3AD", "MVTec", "Riad", "SsimAe", "Textures
 
 def register() -> None:
     """Make models and datamodules known to anomalib by name and class path; harmless when repeated."""
-    for room in ("models", "data"):
+    for room in ROOMS:
         import_module(f"{__name__}.{room}")
 
 
@@ -28,9 +30,8 @@ def __getattr__(name: str) -> Any:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     register()
-    rooms = (sys.modules[f"{__name__}.{room}"] for room in ("models", "data"))
+    rooms = (sys.modules[f"{__name__}.{room}"] for room in ROOMS)
     return next(getattr(room, name) for room in rooms if name in room.__all__)
 
 
-if sys.modules.get("anomalib"):
-    register()
+follow_anomalib()

@@ -1,11 +1,17 @@
-"""The one place that touches anomalib's private registries; rooms register their classes when they are imported."""
+"""The one place that touches anomalib's private registries; rooms register their classes when they are imported.
 
+Nothing here imports anomalib by itself: the package is also imported where there is none.
+"""
+
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
-import anomalib.data
-import anomalib.models
-from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY
+#: Rooms of this package, whose classes become known to anomalib's module of the same name.
+ROOMS = ("models", "data")
 
 
 def _add(registry: ModuleType, classes: Sequence[type]) -> None:
@@ -15,15 +21,47 @@ def _add(registry: ModuleType, classes: Sequence[type]) -> None:
 
 def register_models(*classes: type) -> None:
     """Let ``get_model`` take models by name or class path."""
-    anomalib.models.ALLOWED_MODULES |= {__package__, f"{__package__}.models"}
-    _add(anomalib.models, classes)
+    models: Any = import_module("anomalib.models")
+    models.ALLOWED_MODULES |= {__package__, f"{__package__}.models"}
+    _add(models, classes)
 
 
 def register_data(*classes: type) -> None:
     """Let ``get_datamodule`` and the command line take datamodules by name."""
-    _add(anomalib.data, classes)
+    _add(import_module("anomalib.data"), classes)
 
 
 def register_transform(cls: type) -> None:
     """Let checkpoints hold a transform."""
+    from anomalib.pre_processing.utils._transform_registry import TRANSFORM_REGISTRY  # noqa: PLC0415
+
     TRANSFORM_REGISTRY.register(cls)
+
+
+class _Follower:
+    """Finder on ``sys.meta_path`` that has a room imported right after anomalib's module of the same name."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        anomalib, _, room = name.rpartition(".")
+        if anomalib != "anomalib" or room not in ROOMS:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            loader: Any = spec.loader
+            execute = loader.exec_module
+
+            def execute_and_follow(module: ModuleType) -> None:
+                execute(module)
+                import_module(f"{__package__}.{room}")
+
+            loader.exec_module = execute_and_follow
+        return spec
+
+
+def follow_anomalib() -> None:
+    """Import each room as soon as anomalib's module of the same name is imported, or at once if it is already."""
+    sys.meta_path.insert(0, _Follower)
+    for room in ROOMS:
+        if f"anomalib.{room}" in sys.modules:
+            import_module(f"{__package__}.{room}")

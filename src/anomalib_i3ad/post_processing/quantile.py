@@ -49,7 +49,9 @@ class QuantilePostProcessor(PostProcessor):
     anomalib's own thresholds maximise F1 and degenerate when validation holds only normal images.
     Here image and pixel threshold t are quantiles of the scores of normal images, and a score s
     is normalised to ``s / (s + t)``: 0.5 at the threshold, in [0, 1), and strictly increasing, so that
-    no two scores tie however far they lie beyond anything seen in validation.
+    no two scores tie however far they lie beyond anything seen in validation. Where a model gives scores below 0,
+    they are counted from the lowest of normal images, and only what is lower still stays below 0.
+    Models may have no maps.
 
     Args:
         image_quantile: Share of normal images that stay under the image threshold.
@@ -71,20 +73,24 @@ class QuantilePostProcessor(PostProcessor):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Keep scores and maps of the batch's normal images."""
+        """Keep scores of the batch's normal images, and their maps where the model has any."""
         del trainer, pl_module, args, kwargs
         normal = outputs.gt_label == 0
         self._scores.append(outputs.pred_score[normal].cpu())
-        self._maps.append(outputs.anomaly_map[normal].cpu())
+        if outputs.anomaly_map is not None:
+            self._maps.append(outputs.anomaly_map[normal].cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set both thresholds."""
         del pl_module
-        for threshold, values, q in (
-            (self._image_threshold, self._scores, self.image_quantile),
-            (self._pixel_threshold, self._maps, self.pixel_quantile),
+        for threshold, lowest, values, q in (
+            (self._image_threshold, self.image_min, self._scores, self.image_quantile),
+            (self._pixel_threshold, self.pixel_min, self._maps, self.pixel_quantile),
         ):
-            threshold.fill_(max(quantile(values, q, trainer), SMALLEST_THRESHOLD))
+            if values is self._maps and not values:
+                continue
+            lowest.fill_(min(quantile(values, 0, trainer), 0))
+            threshold.fill_(max(quantile(values, q, trainer), lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
 
     @staticmethod
@@ -94,5 +100,9 @@ class QuantilePostProcessor(PostProcessor):
         norm_max: torch.Tensor,
         threshold: torch.Tensor,
     ) -> torch.Tensor | None:
-        del norm_min, norm_max  # a range of normal scores says nothing about anomalous ones
-        return preds if preds is None else preds / (preds + threshold)
+        del norm_max  # says nothing about anomalous scores
+        if preds is None:
+            return None
+        lowest = norm_min.nan_to_num()  # of checkpoints from before it was known
+        distance = preds - lowest
+        return distance / (distance.abs() + (threshold - lowest))
