@@ -49,8 +49,9 @@ def test_anomalib_train_exactly_as_typed(name: str, data: list[str], tmp_path: P
 
 
 def test_short_names_in_any_order_then_predict_and_export(
-    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     run_cli(monkeypatch, "train", "--data", "MVTec", *data, *QUIET, "--model", "I3AD", *TINY_MODEL)
     results = tmp_path / "results" / "I3AD" / "MVTec" / "fabric" / "v0"
     checkpoint = ["--ckpt_path", str(results / "weights" / "lightning" / "model.ckpt")]
@@ -61,6 +62,11 @@ def test_short_names_in_any_order_then_predict_and_export(
         monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "openvino",
         "--export_root", str(tmp_path / "exported"), *checkpoint,
     )  # fmt: skip
+    run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "torch", *checkpoint)
+    assert (results / "weights" / "torch" / "model.pt").is_file()
+    assert not (tmp_path / "results" / "weights").exists()
+    told = [record.getMessage() for record in caplog.records]
+    assert f"Exported model to {results.resolve() / 'weights' / 'torch' / 'model.pt'}" in told
     xml = next((tmp_path / "exported").rglob("*.xml"))
     result = ov.Core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
     assert result["anomaly_map"].shape == (1, 1, 64, 64)

@@ -10,6 +10,8 @@ import openvino as ov
 import pytest
 import torch
 from anomalib.deploy import CompressionType
+from anomalib.engine import Engine
+from anomalib.models import Padim
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
@@ -17,7 +19,7 @@ from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.deploy.samples import drawn_images
 from anomalib_i3ad.export.openvino import convert
 from anomalib_i3ad.export.quantization import quantize
-from model_tester import make_images
+from model_tester import make_images, weights_of
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -113,14 +115,17 @@ def elsewhere(untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> I3AD:
 
 
 def test_exports_on_the_cpu_and_puts_the_model_back(
-    elsewhere: I3AD, untrained: I3AD, exported: Path, tmp_path: Path
+    elsewhere: I3AD, untrained: I3AD, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = elsewhere.to_openvino(tmp_path)
     assert path.with_suffix(".bin").read_bytes() == exported.with_suffix(".bin").read_bytes()
-    elsewhere.to_onnx(tmp_path, input_size=(90, 70))
     loaded = torch.load(elsewhere.to_torch(tmp_path), weights_only=False)["model"]
     with torch.no_grad():
         assert torch.equal(loaded(images()[0]).pred_score, untrained(images()[0]).pred_score)
+    seen = []
+    monkeypatch.setattr(torch.onnx, "export", lambda model, args, **_: seen.extend([*args, *tensors_of(model)]))
+    elsewhere.to_onnx(tmp_path)
+    assert {tensor.device.type for tensor in seen} == {"cpu"}
     assert {tensor.device.type for tensor in [elsewhere, *tensors_of(elsewhere)]} == {"meta"}
 
 
@@ -179,17 +184,43 @@ def test_forms_and_layout_of_the_model_server(untrained: I3AD, exported: Path, t
     assert report["agreement_with_torch"]["score"] == pytest.approx(max(differences), abs=1e-6)  # of what was written
 
 
-def test_int8_by_command_quantises_inside_the_loop(
-    untrained: I3AD, exported: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "model.ckpt"
-    from anomalib.engine import Engine
-
+@pytest.fixture
+def checkpoint(untrained: I3AD, tmp_path: Path) -> Path:
+    """Checkpoint of the untrained model, outside of any run."""
     engine = Engine(accelerator="cpu", logger=False, max_epochs=1)
     engine._cache.args.update(callbacks=[])
     engine._setup_trainer(untrained)
     engine.trainer.strategy.connect(untrained)
-    engine.trainer.save_checkpoint(checkpoint, weights_only=True)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    return tmp_path / "model.ckpt"
+
+
+def test_checkpoint_from_a_gpu_is_exported_beside_itself(
+    untrained: I3AD, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(checkpoint, weights_only=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(content, checkpoint)
+    with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
+        torch.load(checkpoint, weights_only=False)
+    path = Engine(logger=False).export(untrained, "torch", ckpt_path=checkpoint)
+    assert path == checkpoint.parent / "weights" / "torch" / "model.pt"
+    loaded = torch.load(path, weights_only=False)["model"]
+    assert torch.equal(weights_of(loaded), weights_of(untrained))
+    assert loaded.post_processor.image_threshold == untrained.post_processor.image_threshold
+
+
+def test_models_of_anomalib_are_exported_where_it_wants(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Padim(pre_trained=False)
+    monkeypatch.setattr(Padim, "load_from_checkpoint", lambda _: model)
+    path = Engine(logger=False).export(model, "torch", ckpt_path=checkpoint)
+    assert path == Path("results", "weights", "torch", "model.pt")
+
+
+def test_int8_by_command_quantises_inside_the_loop(
+    exported: Path, checkpoint: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = next(texture_root.glob("*px*"))
     arguments = [
         "anomalib-i3ad", "export", "--model", "I3AD", "--model.image_size", "64", "--model.width", "4",

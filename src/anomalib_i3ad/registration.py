@@ -10,8 +10,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-#: Rooms of this package, whose classes become known to anomalib's module of the same name.
-ROOMS = ("models", "data")
+#: Rooms of this package, which become known to anomalib's module of the same name.
+ROOMS = ("models", "data", "engine")
 
 
 def _add(registry: ModuleType, classes: Sequence[type]) -> None:

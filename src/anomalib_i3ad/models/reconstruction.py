@@ -339,7 +339,8 @@ class ReconstructionMixin(Base):
         ``task`` and ``max_drop`` are not used.
 
         Args:
-            export_root: Files are written to ``weights/openvino`` below it.
+            export_root: Files are written to ``weights/openvino`` below it. ``Engine.export`` and the command put in
+                the folder of the checkpoint's run, so that they lie beside the checkpoint, unless one is named.
             model_file_name: Their name.
             input_size: Height and width in pixels the graph takes; any if ``None``.
             compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
