@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +23,9 @@ from torchmetrics import Metric
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
-logger = logging.getLogger(__name__)
+from .checkpoint import CheckpointMixin
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as Base
-else:
-    # anomalib finds only direct subclasses of AnomalibModule, so models mix this in beside it
-    Base = object
+logger = logging.getLogger(__name__)
 
 
 def image_of(batch: Batch) -> torch.Tensor:
@@ -48,7 +44,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
-class ReconstructionMixin(Base):
+class ReconstructionMixin(CheckpointMixin):
     """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
 
     Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
@@ -230,40 +226,6 @@ class ReconstructionMixin(Base):
             trainer.validating = True  # as Lightning's own training loop runs it
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save weights that are not finite.
-
-        Raises:
-            FloatingPointError: If there are any.
-        """
-        super().on_save_checkpoint(checkpoint)
-        bad = [name for name, parameter in self.named_parameters() if not torch.isfinite(parameter).all()]
-        if bad:
-            msg = f"training diverged: {bad[0]} is not finite; the checkpoint is not saved"
-            raise FloatingPointError(msg)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a model built with other arguments.
-
-        Raises:
-            ValueError: If weights do not fit; it names the arguments that differ.
-        """
-        super().on_load_checkpoint(checkpoint)
-        mine, theirs = self.model.state_dict(prefix="model."), checkpoint["state_dict"]
-        theirs = {name: value for name, value in theirs.items() if name.startswith("model.")}
-        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
-            saved = checkpoint.get("hyper_parameters", {})
-            differing = [
-                f"{name}={saved[name]} (this model: {value})"
-                for name, value in self.hparams.items()
-                if name in saved and saved[name] != value
-            ]
-            msg = (
-                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
-                f"{', '.join(differing) or 'another version of it'}. Build the model with the checkpoint's arguments."
-            )
-            raise ValueError(msg)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
         """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
