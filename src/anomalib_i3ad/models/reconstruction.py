@@ -196,7 +196,8 @@ class ReconstructionMixin(CheckpointMixin):
         if not sum(self.trainer.num_val_batches):
             msg = (
                 "there are no validation images to calibrate thresholds on: "
-                "set the datamodule's val_split_mode to from_train and limit_val_batches above 0"
+                "set the datamodule's val_split_mode to from_train, a val_split_ratio that holds out an image, "
+                "and limit_val_batches above 0"
             )
             raise ValueError(msg)
         if self.max_train_steps is not None:
