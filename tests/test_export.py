@@ -48,6 +48,7 @@ def images() -> list[torch.Tensor]:
 
 def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
     report = json.loads(exported.with_suffix(".json").read_text())
+    assert report["calibration"]["normal_images"] == 20
     assert report["model"] == "I3AD"
     assert report["versions"]["openvino"].split(".")[0] == ov.__version__.split(".")[0]
     assert report["thresholds"].pop("mask_threshold") == pytest.approx(0.37)

@@ -10,11 +10,14 @@ ORDERS = (
     "from anomalib.models import get_model; import anomalib_i3ad",
     "import anomalib, anomalib_i3ad; from anomalib.models import get_model",
     "import anomalib_i3ad; from anomalib.data import get_datamodule; from anomalib.models import get_model",
+    "import anomalib_i3ad; from anomalib.engine import Engine; from anomalib.models import get_model",
 )
 KNOWN = """
 from anomalib.data import get_datamodule
+from anomalib.engine import Engine
 from anomalib.models import list_models
 assert type(get_model("ssim_ae")) is anomalib_i3ad.SsimAe
+assert Engine.export.__code__.co_name == "export_beside"
 assert "I3AD" in list_models("pascal")
 assert type(get_datamodule({"class_path": "MVTec"})) is anomalib_i3ad.MVTec
 """

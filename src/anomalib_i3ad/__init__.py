@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import ROOMS, follow_anomalib
+from .registration import follow_anomalib
 
 if TYPE_CHECKING:
     from .data import MVTec, Textures
@@ -20,7 +20,7 @@ __all__ = ["I3AD", "AnoGan", "FeatureI3AD", "MVTec", "Riad", "SsimAe", "Textures
 
 def register() -> None:
     """Make models and datamodules known to anomalib by name and class path; harmless when repeated."""
-    for room in ROOMS:
+    for room in ("models", "data"):
         import_module(f"{__name__}.{room}")
 
 
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
     register()
-    rooms = (sys.modules[f"{__name__}.{room}"] for room in ROOMS)
+    rooms = (sys.modules[f"{__name__}.{room}"] for room in ("models", "data"))
     return next(getattr(room, name) for room in rooms if name in room.__all__)
 
 

@@ -10,8 +10,6 @@ from anomalib.engine import Engine
 
 from .models.reconstruction import ReconstructionMixin
 
-__all__: list[str] = []
-
 #: Where a run's folder holds its checkpoints.
 CHECKPOINTS = ("weights", "lightning")
 

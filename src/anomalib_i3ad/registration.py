@@ -10,8 +10,14 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-#: Rooms of this package, which become known to anomalib's module of the same name.
-ROOMS = ("models", "data", "engine")
+#: What is imported right after a module of anomalib's: rooms, whose classes become known to it, a folder for its
+#: exports, and a hook for errors, which must come after that of anomalib's command.
+FOLLOWERS = {
+    "anomalib.models": "models",
+    "anomalib.data": "data",
+    "anomalib.engine": "engine",
+    "anomalib.cli.cli": "errors",
+}
 
 
 def _add(registry: ModuleType, classes: Sequence[type]) -> None:
@@ -39,12 +45,11 @@ def register_transform(cls: type) -> None:
 
 
 class _Follower:
-    """Finder on ``sys.meta_path`` that has a room imported right after anomalib's module of the same name."""
+    """Finder on ``sys.meta_path`` that has what follows a module imported right after it."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        anomalib, _, room = name.rpartition(".")
-        if anomalib != "anomalib" or room not in ROOMS:
+        if name not in FOLLOWERS:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
@@ -53,15 +58,15 @@ class _Follower:
 
             def execute_and_follow(module: ModuleType) -> None:
                 execute(module)
-                import_module(f"{__package__}.{room}")
+                import_module(f"{__package__}.{FOLLOWERS[name]}")
 
             loader.exec_module = execute_and_follow
         return spec
 
 
 def follow_anomalib() -> None:
-    """Import each room as soon as anomalib's module of the same name is imported, or at once if it is already."""
+    """Import what follows modules of anomalib's as soon as they are imported, or at once where they are already."""
     sys.meta_path.insert(0, _Follower)
-    for room in ROOMS:
-        if f"anomalib.{room}" in sys.modules:
-            import_module(f"{__package__}.{room}")
+    for name, follower in FOLLOWERS.items():
+        if name in sys.modules:
+            import_module(f"{__package__}.{follower}")

@@ -15,6 +15,7 @@ from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
 from anomalib_i3ad.deploy.graph import FP32, takes_bytes, with_details
+from anomalib_i3ad.post_processing import QUANTILES
 
 from .images import flat_images
 from .quantization import Quantized
@@ -102,7 +103,7 @@ def describe(
             **{name: value.tolist() for name, value in own if name.endswith("threshold")},
         },
         "calibration": {
-            name: getattr(processor, name) for name in ("image_quantile", "pixel_quantile") if hasattr(processor, name)
+            name: getattr(processor, name) for name in (*QUANTILES, "normal_images") if hasattr(processor, name)
         },
         "compression": compression_type.value if compression_type else "fp32",
         "int8": [found._asdict() for found in quantized],

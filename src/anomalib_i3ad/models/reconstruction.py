@@ -4,33 +4,26 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from anomalib import LearningType, TaskType
-from anomalib.data import AnomalibDataModule, Batch
-from anomalib.deploy import CompressionType
+from anomalib import LearningType
+from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning import LightningModule
 from omegaconf import OmegaConf
 from torch import nn
-from torchmetrics import Metric
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
-logger = logging.getLogger(__name__)
+from .checkpoint import CheckpointMixin
+from .exports import ExportMixin
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as Base
-else:
-    # anomalib finds only direct subclasses of AnomalibModule, so models mix this in beside it
-    Base = object
+logger = logging.getLogger(__name__)
 
 
 def image_of(batch: Batch) -> torch.Tensor:
@@ -54,18 +47,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
-@contextmanager
-def on_cpu(module: LightningModule) -> Iterator[None]:
-    """Let a model be on the CPU, and put it back where it was."""
-    device = module.device
-    module.cpu()
-    try:
-        yield
-    finally:
-        module.to(device)
-
-
-class ReconstructionMixin(Base):
+class ReconstructionMixin(CheckpointMixin, ExportMixin):
     """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
 
     Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
@@ -242,7 +224,8 @@ class ReconstructionMixin(Base):
         if not sum(self.trainer.num_val_batches):
             msg = (
                 "there are no validation images to calibrate thresholds on: "
-                "set the datamodule's val_split_mode to from_train and limit_val_batches above 0"
+                "set the datamodule's val_split_mode to from_train, a val_split_ratio that holds out an image, "
+                "and limit_val_batches above 0"
             )
             raise ValueError(msg)
         if self.max_train_steps is not None:
@@ -272,93 +255,3 @@ class ReconstructionMixin(Base):
             trainer.validating = True  # as Lightning's own training loop runs it
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save weights that are not finite.
-
-        Raises:
-            FloatingPointError: If there are any.
-        """
-        super().on_save_checkpoint(checkpoint)
-        bad = [name for name, parameter in self.named_parameters() if not torch.isfinite(parameter).all()]
-        if bad:
-            msg = f"training diverged: {bad[0]} is not finite; the checkpoint is not saved"
-            raise FloatingPointError(msg)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a model built with other arguments.
-
-        Raises:
-            ValueError: If weights do not fit; it names the arguments that differ.
-        """
-        super().on_load_checkpoint(checkpoint)
-        mine, theirs = self.model.state_dict(prefix="model."), checkpoint["state_dict"]
-        theirs = {name: value for name, value in theirs.items() if name.startswith("model.")}
-        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
-            saved = checkpoint.get("hyper_parameters", {})
-            differing = [
-                f"{name}={saved[name]} (this model: {value})"
-                for name, value in self.hparams.items()
-                if name in saved and saved[name] != value
-            ]
-            msg = (
-                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
-                f"{', '.join(differing) or 'another version of it'}. Build the model with the checkpoint's arguments."
-            )
-            raise ValueError(msg)
-
-    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to torch; as anomalib's, on the CPU, so that every machine can load it."""
-        with on_cpu(self):
-            return super().to_torch(*args, **kwargs)
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to ONNX; as anomalib's, on the CPU, with the operator set in which loops convert."""
-        kwargs.setdefault("opset_version", 18)
-        with on_cpu(self):
-            return super().to_onnx(*args, **kwargs)
-
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        compression_type: CompressionType | None = None,
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
-        ov_kwargs: dict[str, Any] | None = None,
-        onnx_kwargs: dict[str, Any] | None = None,
-        **forms: bool,
-    ) -> Path:
-        """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
-
-        Runs on the CPU, and puts the model back. The graph is compared with the model before anything is written.
-        ``INT8_PTQ`` quantises the networks inside loops, too, by normal training images of ``datamodule``; ``metric``,
-        ``task`` and ``max_drop`` are not used.
-
-        Args:
-            export_root: Files are written to ``weights/openvino`` below it. ``Engine.export`` and the command put in
-                the folder of the checkpoint's run, so that they lie beside the checkpoint, unless one is named.
-            model_file_name: Their name.
-            input_size: Height and width in pixels the graph takes; any if ``None``.
-            compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
-            datamodule: Its training images; by default that of the last run.
-            metric: Not used.
-            task: Not used.
-            max_drop: Not used.
-            ov_kwargs: Passed to :func:`openvino.convert_model`.
-            onnx_kwargs: Passed to :func:`torch.onnx.export`.
-            **forms: ``image_input``, ``unroll``, ``model_server``.
-        """
-        from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
-
-        del metric, task, max_drop
-        if datamodule is None and self._trainer is not None:
-            datamodule = getattr(self._trainer, "datamodule", None)
-        folder = Path(export_root) / "weights" / "openvino"
-        with on_cpu(self):
-            return export(
-                self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
-            )

@@ -64,6 +64,8 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = ReconstructionMixin.training_arguments | {"betas", "encoder_share", "feature_weight"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,

@@ -74,6 +74,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = IterativeMixin.training_arguments | {"backbone_weights", "noise"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,

@@ -67,6 +67,8 @@ class I3AD(IterativeMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = IterativeMixin.training_arguments | {"adversarial_weight", "lattice_probability"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 128,

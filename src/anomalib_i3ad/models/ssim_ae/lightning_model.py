@@ -52,6 +52,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = ReconstructionMixin.training_arguments | {"loss", "weight_decay"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 128,
