@@ -48,6 +48,7 @@ def untrained() -> I3AD:
     model.model.mask_threshold.fill_(0.37)
     model.post_processor._image_threshold.fill_(0.41)
     model.post_processor._pixel_threshold.fill_(0.45)
+    model.post_processor.normal_images = 20
     return model
 
 

@@ -43,7 +43,7 @@ class ModelTester:
     name: ClassVar[str]
     #: Constructor arguments of a model that trains in seconds.
     tiny: ClassVar[dict[str, Any]]
-    #: Arguments, over ``tiny``, with which a checkpoint of ``tiny`` does not fit.
+    #: Arguments, over ``tiny`` and other than the default, with which a checkpoint of ``tiny`` gives other scores.
     unfit: ClassVar[dict[str, Any]]
     #: Another configuration of a model that has a tester.
     is_variant: ClassVar[bool] = False
@@ -81,6 +81,7 @@ class ModelTester:
         loaded = self.model_class.load_from_checkpoint(checkpoint)
         assert loaded.post_processor.image_threshold == processor.image_threshold
         assert loaded.post_processor.pixel_threshold == processor.pixel_threshold
+        assert loaded.post_processor.normal_images == processor.normal_images == 1
 
     def test_checkpoint_gives_the_same_scores(self, fitted: tuple[AnomalibModule, Path]) -> None:
         model, checkpoint = fitted
@@ -97,18 +98,41 @@ class ModelTester:
         with pytest.raises(ValueError, match=re.escape(f"{name}={self.tiny[name]} (this model: {value})")):
             make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
 
+    def test_takes_the_arguments_of_the_checkpoint(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
+    ) -> None:
+        def scores(model: AnomalibModule, **kwargs: Any) -> torch.Tensor:
+            batches = make_engine().predict(model, datamodule=self.datamodule(texture_root), **kwargs)
+            return torch.cat([batch.pred_score for batch in batches])
+
+        model = self.model_class(visualizer=False)
+        assert torch.equal(scores(model, ckpt_path=fitted[1]), scores(fitted[0]))
+        assert dict(model.hparams) == dict(fitted[0].hparams)
+
     def test_same_seed_same_weights(self, texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in anomalib's command, where nobody seeds
 
         def trained(seed: int) -> torch.Tensor:
             torch.seed()
+            before = torch.get_rng_state()
             model = self.model_class(**self.tiny, seed=seed)
             make_engine(max_epochs=1).fit(model, datamodule=self.datamodule(texture_root))
+            assert torch.equal(torch.get_rng_state(), before)
             return weights_of(model)
 
         first = trained(3)
         assert torch.equal(first, trained(3))
         assert not torch.equal(first, trained(4))
+
+    def test_building_and_loading_leave_torchs_generator_alone(
+        self, fitted: tuple[AnomalibModule, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+        torch.seed()
+        before = torch.get_rng_state()
+        self.model_class(**self.tiny, seed=3)
+        self.model_class.load_from_checkpoint(fitted[1])
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards

@@ -14,6 +14,7 @@ import yaml
 from anomalib.models import get_model
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli, register
+from anomalib_i3ad.components.arguments import check_sides
 
 TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
 TINY = {
@@ -49,8 +50,9 @@ def test_anomalib_train_exactly_as_typed(name: str, data: list[str], tmp_path: P
 
 
 def test_short_names_in_any_order_then_predict_and_export(
-    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     run_cli(monkeypatch, "train", "--data", "MVTec", *data, *QUIET, "--model", "I3AD", *TINY_MODEL)
     results = tmp_path / "results" / "I3AD" / "MVTec" / "fabric" / "v0"
     checkpoint = ["--ckpt_path", str(results / "weights" / "lightning" / "model.ckpt")]
@@ -61,9 +63,43 @@ def test_short_names_in_any_order_then_predict_and_export(
         monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "openvino",
         "--export_root", str(tmp_path / "exported"), *checkpoint,
     )  # fmt: skip
+    run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "torch", *checkpoint)
+    assert (results / "weights" / "torch" / "model.pt").is_file()
+    assert not (tmp_path / "results" / "weights").exists()
+    told = [record.getMessage() for record in caplog.records]
+    assert f"Exported model to {results.resolve() / 'weights' / 'torch' / 'model.pt'}" in told
     xml = next((tmp_path / "exported").rglob("*.xml"))
     result = ov.Core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
     assert result["anomaly_map"].shape == (1, 1, 64, 64)
+
+
+def test_a_wrong_argument_ends_in_a_line(tmp_path: Path) -> None:
+    anomalib = Path(sys.executable).with_name("anomalib")
+    command = [anomalib, "train", "--model", "anomalib_i3ad.I3AD", "--model.image_size", "66", "--data", "MVTec"]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: image of 66x66 pixels: the generator takes sides that are multiples of 4 (image_size)"
+    assert "Traceback" not in done.stderr
+
+
+def test_no_such_folder_ends_in_a_line_and_what_nobody_foresaw_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        run_cli(
+            monkeypatch, "train", "--model", "I3AD", *TINY_MODEL, *QUIET, "--data", "MVTec", "--data.root", "nowhere"
+        )
+    capsys.readouterr()
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    said = capsys.readouterr().err
+    assert said.startswith("error: --data.root nowhere: there is no folder nowhere/bottle; expected train/good/")
+    assert said.count("\n") == 1
+    assert not Path("nowhere").exists()
+    with pytest.raises(TypeError) as unforeseen:
+        check_sides("64", 64, 8, "")  # fails in this package, but no line of it raises that on purpose
+    sys.excepthook(unforeseen.type, unforeseen.value, unforeseen.tb)
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_benchmark_writes_a_row_for_each_model(

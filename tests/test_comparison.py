@@ -416,13 +416,19 @@ class TestReport:
         assert "http" not in text
 
     def test_opens_in_a_browser(
-        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path, capsys: pytest.CaptureFixture
+        self,
+        trained: tuple[I3AD, Path, Textures],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         _, checkpoint, datamodule = trained
         out = tmp_path / "report.html"
         named = ["--data.root", str(datamodule.root), "--data.category", "fabric", "--out", str(out)]
         assert report.main(["--model", "I3AD", "--ckpt_path", str(checkpoint), *named]) == 0
+        assert "ckpt_path" not in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
         text = out.read_text()
         assert text.count("<img") >= 5 + 8  # plots, and four images of two kinds at least
         assert "The iteration" in text

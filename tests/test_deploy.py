@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import openvino as ov
+import openvino.opset15 as ops
 import pytest
 import torch
 from PIL import Image
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, decoding, inspect, sources
+from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, convert, decoding, graph, inspect, sources
 from anomalib_i3ad.deploy.records import FIELDS, Records
+from anomalib_i3ad.deploy.samples import drawn_images
 from model_tester import make_images
 
 
@@ -500,22 +504,101 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     assert len({bool(row["score"]) for row in rows}) == 2
 
 
-def test_convert_writes_the_forms_devices_want(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from anomalib_i3ad.deploy import convert, graph
+class TestConvert:
+    """An exported model in other forms, without torch."""
 
-    out = tmp_path / "line.xml"
-    forms = ["--image-input", "--unroll", "--size", "70", "90", "--model-server"]
-    assert convert.main(["--model", str(exported), "--out", str(out), *forms]) == 0
-    path = tmp_path / "line" / "1" / "model.xml"
-    assert str(path) in capsys.readouterr().out
-    model = graph.read_model(path)
-    assert list(model.input(0).get_shape()) == [1, 70, 90, 3]
-    assert not graph.loops_of(model)
-    pixels = make_pixels(70, 90)
-    assert Inspector(path).inspect(pixels).score == pytest.approx(Inspector(exported).inspect(pixels).score, abs=1e-4)
-    assert Inspector(path).inspect(make_pixels(140, 180)).score > 0
-    assert convert.main(["--model", str(exported), "--out", str(exported)]) == 2
-    assert "other than the model itself" in capsys.readouterr().err
+    @staticmethod
+    def convert(model: Path, out: Path, *forms: str) -> int:
+        return convert.main(["--model", str(model), "--out", str(out), *forms])
+
+    @pytest.fixture(scope="class")
+    def fixed(self, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Model of one size, neither square nor that of any image drawn for all sizes."""
+        path = tmp_path_factory.mktemp("fixed") / "fixed.xml"
+        assert self.convert(exported, path, "--size", "70", "90") == 0
+        return path
+
+    def test_writes_the_forms_devices_want(self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        forms = ["--image-input", "--unroll", "--size", "70", "90", "--model-server"]
+        assert self.convert(exported, tmp_path / "line.xml", *forms) == 0
+        path = tmp_path / "line" / "1" / "model.xml"
+        assert str(path) in capsys.readouterr().out
+        model = graph.read_model(path)
+        assert list(model.input(0).get_shape()) == [1, 70, 90, 3]
+        assert not graph.loops_of(model)
+        pixels = make_pixels(70, 90)
+        expected = Inspector(exported).inspect(pixels).score
+        assert Inspector(path).inspect(pixels).score == pytest.approx(expected, abs=1e-4)
+        assert Inspector(path).inspect(make_pixels(140, 180)).score > 0
+
+    def test_tells_by_how_much_what_it_wrote_differs(
+        self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        assert self.convert(exported, tmp_path / "same.xml") == 0
+        assert "by at most 0.0e+00, and 0 labels, on 4 drawn images" in capsys.readouterr().out
+        half = tmp_path / "half.xml"
+        assert self.convert(exported, half, "--fp16") == 0
+        told = re.search(r"by at most (\S+), and (\d) labels", capsys.readouterr().out)
+        assert half.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
+        runs = [ov.Core().compile_model(path, "CPU", graph.FP32) for path in (exported, half)]
+        largest, labels = 0.0, 0
+        for image in drawn_images(None):
+            before, after = (run(image[None].transpose(0, 3, 1, 2) / np.float32(255)) for run in runs)
+            largest = max(
+                largest, *(np.abs(before[name] - after[name]).max() for name in ("pred_score", "anomaly_map"))
+            )
+            labels += int(before["pred_label"].item() != after["pred_label"].item())
+        assert largest > 1e-6
+        assert told is not None
+        assert told.groups() == (f"{largest:.1e}", str(labels))
+
+    def test_counts_labels_that_change(self) -> None:
+        means = np.array([image.mean() / 255 for image in drawn_images(None)])
+
+        def brightness(shift: float) -> ov.Model:
+            image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
+            score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
+            results = (score, ops.greater(score, np.float32(means.mean())), ops.add(image, np.float32(shift)), image)
+            model = ov.Model([ops.result(result) for result in results], [image], "brightness")
+            for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
+                output.get_tensor().set_names({name})
+            return model
+
+        found = convert.difference(brightness(0), brightness(0.5))
+        assert found == (pytest.approx(0.5, abs=1e-5), (means < means.mean()).sum(), 4)
+
+    @pytest.mark.parametrize("forms", [[], ["--size", "70", "90"], ["--fp16", "--image-input"]])
+    def test_takes_a_model_of_fixed_size(self, fixed: Path, tmp_path: Path, forms: list[str]) -> None:
+        assert self.convert(fixed, tmp_path / "out.xml", *forms) == 0
+        pixels = make_pixels(70, 90)
+        expected = Inspector(fixed).inspect(pixels).score
+        assert Inspector(tmp_path / "out.xml").inspect(pixels).score == pytest.approx(expected, abs=5e-3)
+
+    def test_refuses_another_size_than_a_fixed_one(
+        self, fixed: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        assert self.convert(fixed, tmp_path / "out.xml", "--size", "64", "64") == 2
+        assert "size 64 64: the model takes 70 90 alone; start from a model of any size" in capsys.readouterr().err
+        assert self.convert(exported, tmp_path / "out.xml", "--size", "0", "64") == 2
+        assert "size 0 64: the model takes 1 pixel or more a side" in capsys.readouterr().err
+        assert not (tmp_path / "out.xml").exists()
+
+    def test_tells_model_api_what_the_form_needs(self, exported: Path, fixed: Path, tmp_path: Path) -> None:
+        written = graph.read_model(exported).rt_info[graph.MODEL_INFO]
+        assert "scale_values" not in written
+        assert graph.read_model(fixed).rt_info[graph.MODEL_INFO] == {**written, "scale_values": "255 255 255"}
+        for model in (exported, fixed):
+            assert self.convert(model, tmp_path / "bytes.xml", "--image-input") == 0
+            assert not graph.read_model(tmp_path / "bytes.xml").has_rt_info([graph.MODEL_INFO])
+
+    def test_never_writes_over_its_input(self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        served = tmp_path / "line" / "1" / "model.xml"
+        assert self.convert(exported, tmp_path / "line.xml", "--model-server") == 0
+        content = served.read_bytes()
+        for out, forms in ((served, []), (tmp_path / "line.xml", ["--model-server"])):
+            assert self.convert(served, out, "--fp16", *forms) == 2
+            assert f"{served}: --out is an .xml file other than the model itself" in capsys.readouterr().err
+        assert served.read_bytes() == content
 
 
 @pytest.mark.skipif("I3AD_SLOW" not in os.environ, reason="takes minutes: set I3AD_SLOW=1")

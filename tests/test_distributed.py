@@ -32,7 +32,7 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, textu
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_trains_on_a_gpu(textures: Textures) -> None:
+def test_trains_on_a_gpu_and_exports_from_it(textures: Textures, tmp_path: Path) -> None:
     for model in (
         I3AD(image_size=64, width=4, adversarial_weight=1.0),
         FeatureI3AD(image_size=96, width=4, initial_grid=2),
@@ -40,3 +40,7 @@ def test_trains_on_a_gpu(textures: Textures) -> None:
         engine = make_engine(accelerator="gpu", precision="bf16-mixed")
         engine.fit(model, datamodule=textures)
         assert 0 < model.post_processor.image_threshold < 10
+        model.cuda().to_openvino(tmp_path / model.name)
+        model.to_onnx(tmp_path / model.name)
+        assert model.device.type == model.model.mask_threshold.device.type == "cuda"
+        assert engine.export(model, "openvino", tmp_path, ckpt_path=engine.best_model_path).is_file()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import openvino as ov
 import pytest
 import torch
 from anomalib.deploy import CompressionType
+from anomalib.engine import Engine
+from anomalib.models import Padim
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.deploy.samples import drawn_images
 from anomalib_i3ad.export.openvino import convert
 from anomalib_i3ad.export.quantization import quantize
-from model_tester import make_images
+from model_tester import make_images, weights_of
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -45,6 +49,7 @@ def images() -> list[torch.Tensor]:
 
 def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
     report = json.loads(exported.with_suffix(".json").read_text())
+    assert report["calibration"]["normal_images"] == 20
     assert report["model"] == "I3AD"
     assert report["versions"]["openvino"].split(".")[0] == ov.__version__.split(".")[0]
     assert report["thresholds"].pop("mask_threshold") == pytest.approx(0.37)
@@ -92,6 +97,46 @@ def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
         compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
 
 
+def tensors_of(model: I3AD) -> list[torch.Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+@pytest.fixture
+def elsewhere(untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> I3AD:
+    """The same model on a device that stands for a GPU: the one without data, which ``cpu`` puts back."""
+
+    def cpu(self: I3AD) -> I3AD:
+        self.to_empty(device="cpu")
+        for empty, full in zip(tensors_of(self), tensors_of(untrained), strict=True):
+            empty.data.copy_(full)
+        return self.to("cpu")
+
+    model = deepcopy(untrained).to("meta")
+    monkeypatch.setattr(I3AD, "cpu", cpu)
+    return model
+
+
+def test_exports_on_the_cpu_and_puts_the_model_back(
+    elsewhere: I3AD, untrained: I3AD, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = elsewhere.to_openvino(tmp_path)
+    assert path.with_suffix(".bin").read_bytes() == exported.with_suffix(".bin").read_bytes()
+    loaded = torch.load(elsewhere.to_torch(tmp_path), weights_only=False)["model"]
+    with torch.no_grad():
+        assert torch.equal(loaded(images()[0]).pred_score, untrained(images()[0]).pred_score)
+    seen = []
+    monkeypatch.setattr(torch.onnx, "export", lambda model, args, **_: seen.extend([*args, *tensors_of(model)]))
+    elsewhere.to_onnx(tmp_path)
+    assert {tensor.device.type for tensor in seen} == {"cpu"}
+    assert {tensor.device.type for tensor in [elsewhere, *tensors_of(elsewhere)]} == {"meta"}
+
+
+def test_puts_the_model_back_when_an_export_fails(elsewhere: I3AD, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name a datamodule"):
+        elsewhere.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
+    assert {tensor.device.type for tensor in [elsewhere, *tensors_of(elsewhere)]} == {"meta"}
+
+
 @pytest.mark.parametrize("form", ["image_input", "unroll"])
 def test_other_forms_give_the_same_numbers(exported: Path, form: str) -> None:
     change = {"image_input": graph.with_image_input, "unroll": graph.unroll}[form]
@@ -125,25 +170,59 @@ def test_forms_and_layout_of_the_model_server(untrained: I3AD, exported: Path, t
     assert path == tmp_path / "weights" / "openvino" / "bottle" / "1" / "model.xml"
     model = graph.read_model(path)
     assert model.input(0).get_partial_shape() == ov.PartialShape([1, 90, 70, 3])
+    assert not model.has_rt_info([graph.MODEL_INFO])
     assert path.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
     image = (255 * make_images(1, 90, 70)).round().byte()
     result = run(path, image.permute(0, 2, 3, 1).numpy())
     expected = run(exported, image.numpy() / np.float32(255))
     assert np.abs(result["pred_score"] - expected["pred_score"]).max() < 0.01
-    assert json.loads(path.with_suffix(".json").read_text())["compression"] == "fp16"
+    report = json.loads(path.with_suffix(".json").read_text())
+    assert report["compression"] == "fp16"
+    differences = []
+    for pixels in [*drawn_images((90, 70)), np.zeros((90, 70, 3), np.uint8), np.full((90, 70, 3), 255, np.uint8)]:
+        with torch.no_grad():
+            expected = untrained(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)
+        differences.append(abs(run(path, pixels[None])["pred_score"].item() - expected.pred_score.item()))
+    assert report["agreement_with_torch"]["score"] == pytest.approx(max(differences), abs=1e-6)  # of what was written
 
 
-def test_int8_by_command_quantises_inside_the_loop(
-    untrained: I3AD, exported: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "model.ckpt"
-    from anomalib.engine import Engine
-
+@pytest.fixture
+def checkpoint(untrained: I3AD, tmp_path: Path) -> Path:
+    """Checkpoint of the untrained model, outside of any run."""
     engine = Engine(accelerator="cpu", logger=False, max_epochs=1)
     engine._cache.args.update(callbacks=[])
     engine._setup_trainer(untrained)
     engine.trainer.strategy.connect(untrained)
-    engine.trainer.save_checkpoint(checkpoint, weights_only=True)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    return tmp_path / "model.ckpt"
+
+
+def test_checkpoint_from_a_gpu_is_exported_beside_itself(
+    untrained: I3AD, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = torch.load(checkpoint, weights_only=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        torch.save(content, checkpoint)
+    with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
+        torch.load(checkpoint, weights_only=False)
+    path = Engine(logger=False).export(untrained, "torch", ckpt_path=checkpoint)
+    assert path == checkpoint.parent / "weights" / "torch" / "model.pt"
+    loaded = torch.load(path, weights_only=False)["model"]
+    assert torch.equal(weights_of(loaded), weights_of(untrained))
+    assert loaded.post_processor.image_threshold == untrained.post_processor.image_threshold
+
+
+def test_models_of_anomalib_are_exported_where_it_wants(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Padim(pre_trained=False)
+    monkeypatch.setattr(Padim, "load_from_checkpoint", lambda _: model)
+    path = Engine(logger=False).export(model, "torch", ckpt_path=checkpoint)
+    assert path == Path("results", "weights", "torch", "model.pt")
+
+
+def test_int8_by_command_quantises_inside_the_loop(
+    exported: Path, checkpoint: Path, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = next(texture_root.glob("*px*"))
     arguments = [
         "anomalib-i3ad", "export", "--model", "I3AD", "--model.image_size", "64", "--model.width", "4",

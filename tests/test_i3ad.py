@@ -12,7 +12,8 @@ from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
-from model_tester import ModelTester, make_engine
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+from model_tester import ModelTester, make_engine, weights_of
 
 TINY = {
     "image_size": 64,
@@ -44,6 +45,44 @@ class TestI3AD(ModelTester):
         assert model.model.mask_threshold.item() == pytest.approx(expected, rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
+    def test_names_what_it_takes_from_a_checkpoint(self, fitted, textures: Textures, caplog) -> None:
+        model = I3AD(learning_rate=5e-4)
+        make_engine().predict(model, datamodule=textures, ckpt_path=fitted[1])
+        assert "Taken from the checkpoint: image_size=64 (this model: 128), width=4 (this model: 12)" in caplog.messages
+        assert model.learning_rate == TINY["learning_rate"]
+
+    def test_refuses_other_quantiles_than_those_calibrated(self, fitted, textures: Textures) -> None:
+        model = I3AD(**TINY, post_processor=QuantilePostProcessor(image_quantile=0.9))
+        with pytest.raises(ValueError, match=r"image_quantile=0.99 \(this model: 0.9\)"):
+            make_engine().test(model, datamodule=textures, ckpt_path=fitted[1])
+
+    def test_a_sensitivity_that_is_typed_stands(self, fitted, textures: Textures) -> None:
+        model = I3AD(**TINY, visualizer=False, post_processor=QuantilePostProcessor(image_sensitivity=0.25))
+        make_engine().predict(model, datamodule=textures, ckpt_path=fitted[1])
+        assert model.post_processor.image_sensitivity == 0.25
+        assert model.post_processor.image_threshold == fitted[0].post_processor.image_threshold
+
+    def test_validation_calibrates_typed_arguments_anew(self, fitted, textures: Textures) -> None:
+        changed = {"max_iterations": 0, "image_score": "max", "image_size": 96}
+        processor = QuantilePostProcessor(image_quantile=0.0)
+        model = I3AD(**{**TINY, **changed}, post_processor=processor, visualizer=False)
+        make_engine().validate(model, datamodule=textures, ckpt_path=fitted[1], verbose=False)
+        batches = make_engine().predict(model, dataloaders=textures.val_dataloader())
+        lowest = min(float(score) for batch in batches for score in batch.pred_score)
+        assert lowest == pytest.approx(0.5, abs=1e-5)
+        assert batches[0].anomaly_map.shape[-2:] == (96, 96)
+        assert torch.equal(weights_of(model), weights_of(fitted[0]))
+
+    def test_a_fit_that_goes_on_has_its_limit_from_the_command_and_the_rest_from_the_checkpoint(
+        self, fitted, textures: Textures
+    ) -> None:
+        model = I3AD(max_train_steps=7)
+        make_engine(max_epochs=None).fit(model, datamodule=textures, ckpt_path=fitted[1])
+        assert (model.train_step, model.max_train_steps) == (7, 7)
+        assert model.hparams == {**fitted[0].hparams, "max_train_steps": 7}
+        with pytest.raises(ValueError, match=r"max_iterations=4 \(this model: 1\)"):
+            make_engine().fit(I3AD(max_iterations=1), datamodule=textures, ckpt_path=fitted[1])
+
 
 class TestTwoStages(ModelTester):
     """The shared tests, with contextual attention and every option that is not the default."""
@@ -60,7 +99,7 @@ class TestTwoStages(ModelTester):
         "max_iterations": 3,
         "adversarial_weight": 0.0,
     }
-    unfit = {"stages": 1}
+    unfit = {"max_iterations": 5}
 
 
 class TestGenerator:

@@ -1,10 +1,11 @@
 """Thresholds and normalisation."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
+from anomalib.data import ImageBatch, InferenceBatch, MVTecAD
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor, quantile
 
@@ -32,6 +33,36 @@ def test_thresholds_are_quantiles_of_normal_images_only() -> None:
     processor = validated(QuantilePostProcessor(image_quantile=0.5, pixel_quantile=0.75), scores, labels)
     assert processor.image_threshold.item() == pytest.approx(0.3)
     assert processor.pixel_threshold.item() == pytest.approx(0.4)
+
+
+def test_says_how_many_images_calibrated(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for count, image_quantile, rough in ((20, 0.99, ", nearly the largest"), (20, 0.9, "")):
+        labels = torch.cat([torch.zeros(count), torch.ones(3)]).long()
+        processor = validated(QuantilePostProcessor(image_quantile), torch.rand(count + 3), labels)
+        assert processor.normal_images == count
+        said = f"Thresholds come from 20 normal validation images, for images the {image_quantile} quantile of their"
+        assert f"{said} scores{rough}." in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("mode", "warning"),
+    [
+        ("same_as_test", "14 of 14 validation images are test images"),
+        ("from_test", "3 of 6 validation images are anomalous"),
+        ("from_train", ""),
+    ],
+)
+def test_warns_before_training_of_unfit_validation_images(
+    texture_root: Path, mode: str, warning: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = MVTecAD(next(texture_root.glob("*px*")), "fabric", val_split_mode=mode, num_workers=0)
+    data.setup()
+    for stage in ("test", "fit"):
+        QuantilePostProcessor().setup(SimpleNamespace(datamodule=data), None, stage)
+        if stage == "test":
+            assert not caplog.messages
+    assert [warning in message for message in caplog.messages] == ([True] if warning else [])
 
 
 def test_normalised_scores_never_tie_and_split_at_a_half() -> None:

@@ -144,6 +144,62 @@ class TestMVTec:
         with pytest.raises(ValueError, match=r"fabric/train holds no images: expected train/good"):
             MVTec(folder.parent, "fabric").setup()
 
+    @pytest.mark.parametrize("suffix", [".PNG", ".jpg", ".JPEG", ".bmp", ".tiff"])
+    def test_reads_what_anomalibs_folder_reads(self, folder: Path, suffix: str) -> None:
+        for path in [*folder.glob("train/*/*.png"), *folder.glob("test/*/*.png")]:
+            cv2.imwrite(str(path.with_suffix(suffix)), cv2.imread(str(path)))
+            path.unlink()
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.25)
+        datamodule.setup()
+        assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (3, 1, 14)
+        for item in datamodule.test_data:
+            assert item.image.shape == (3, 64, 64)
+            assert bool(item.gt_mask.any()) == bool(item.gt_label)
+
+    def test_finds_masks_by_name(self, folder: Path) -> None:
+        """Sorted, 1_mask.png comes after 10_mask.png, but 1.png before 10.png."""
+        for name in ("test/spot/{}.png", "ground_truth/spot/{}_mask.png"):
+            picture = cv2.imread(str(folder / name.format("000")))
+            for number in (1, 10):
+                cv2.imwrite(str(folder / name.format(number)), picture)
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.25)
+        datamodule.setup()
+        spots = datamodule.test_data.samples.query("label == 'spot'")
+        assert len(spots) == 3
+        assert all(Path(row.mask_path).stem == f"{Path(row.image_path).stem}_mask" for row in spots.itertuples())
+
+    @pytest.mark.parametrize("broken", [False, True])
+    def test_names_a_missing_or_broken_mask(self, folder: Path, broken: bool) -> None:
+        mask = folder / "ground_truth" / "spot" / "000_mask.png"
+        mask.unlink()
+        message = "ground_truth lacks masks of 1 anomalous test images: spot/000_mask.png"
+        if broken:
+            mask.write_bytes(b"\x89PNG")
+            message = "1 images cannot be read.*spot/000_mask.png"
+        with pytest.raises(ValueError, match=message):
+            MVTec(folder.parent, "fabric").setup()
+
+    def test_says_how_many_images_it_takes_to_hold_one_out(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"4 training images in .*val_split_ratio 0.1 holds out none .* takes 10"):
+            MVTec(folder.parent, "fabric").setup("fit")
+        MVTec(folder.parent, "fabric").setup("test")
+
+    @pytest.mark.parametrize("root", ["nowhere", "datasets/MVTecAD"])
+    def test_downloads_only_what_there_is_into_its_usual_place(
+        self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[Path] = []
+        download = "anomalib.data.datamodules.image.mvtecad.download_and_extract"
+        monkeypatch.setattr(download, lambda at, _: asked.append(at))
+        with pytest.raises(FileNotFoundError, match=f"--data.root {root}: there is no folder {root}/mine"):
+            MVTec(root, "mine").prepare_data()
+        if root == "nowhere":
+            with pytest.raises(FileNotFoundError, match="no folder nowhere/bottle"):
+                MVTec(root, "bottle").prepare_data()
+        else:
+            MVTec(root, "bottle").prepare_data()
+        assert asked == ([] if root == "nowhere" else [Path(root)])
+
     def test_names_the_categories_there_are_instead_of_downloading(self, folder: Path) -> None:
         with pytest.raises(ValueError, match="no category 'botle', only fabric"):
             MVTec(folder.parent, "botle").prepare_data()

@@ -1,12 +1,14 @@
 """Reconstruction-based anomaly detectors for anomalib, from training to the edge.
 
 The names below are loaded when they are first used, since :mod:`anomalib_i3ad.deploy` must run without torch and
-anomalib. In a program that has imported anomalib they are made known to it at once.
+anomalib. In a program that uses anomalib they are known to it, whichever of the two is imported first.
 """
 
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .registration import follow_anomalib
 
 if TYPE_CHECKING:
     from .data import MVTec, Textures
@@ -32,5 +34,4 @@ def __getattr__(name: str) -> Any:
     return next(getattr(room, name) for room in rooms if name in room.__all__)
 
 
-if sys.modules.get("anomalib"):
-    register()
+follow_anomalib()

@@ -10,6 +10,7 @@ from anomalib.data.utils import read_mask
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC, F1Score
 from anomalib.models import AnomalibModule
+from lightning import Trainer
 from torch.nn import functional as F
 
 #: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
@@ -34,11 +35,11 @@ class Accuracy(NamedTuple):
     good: int
 
 
-def predict(engine: Engine, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
-    """Score the test images of a datamodule; they keep their labels and masks."""
+def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
+    """Score the test images of a datamodule by a model's weights as they are; they keep their labels and masks."""
     datamodule.prepare_data()
     datamodule.setup("test")
-    return engine.predict(model, dataloaders=datamodule.test_dataloader()) or []
+    return runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
 
 
 def _at_one_resolution(batch: ImageBatch) -> ImageBatch:

@@ -6,16 +6,15 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import anomalib.models
 import pandas as pd
 import torch
 from anomalib.data import ImageBatch, ImageItem
-from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, list_models
 from anomalib.visualization import visualize_image_item
+from lightning import Trainer
 from PIL import Image
 
 from anomalib_i3ad import __version__
@@ -131,9 +130,9 @@ def main(arguments: list[str]) -> int:
         cls: Any = getattr(anomalib.models, parsed.model)
         model = cls.load_from_checkpoint(parsed.ckpt_path, map_location="cpu", visualizer=False).eval()
         datamodule = MVTec(parsed.root, parsed.category, eval_batch_size=8, num_workers=0)
-        with TemporaryDirectory() as folder:
-            engine = Engine(default_root_dir=folder, logger=False, devices=1)
-            predictions = predict(engine, model, datamodule)
+        # not anomalib's engine, which says of a model that was loaded that it was not
+        trainer = Trainer(logger=False, enable_checkpointing=False, devices=1)
+        predictions = predict(trainer, model, datamodule)
         title = f"{parsed.model} on {parsed.category}"
         write_report(model.cpu(), predictions, title, parsed.benchmark, parsed.out)
     except (OSError, ValueError) as error:

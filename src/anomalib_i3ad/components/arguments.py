@@ -22,5 +22,7 @@ def check_sides(height: int, width: int, divisor: int, network: str) -> None:
         ValueError: If ``divisor`` does not divide both sides; names the network.
     """
     if height % divisor or width % divisor:
-        msg = f"image of {height}x{width} pixels: the {network} takes sides that are multiples of {divisor}"
+        msg = (
+            f"image of {height}x{width} pixels: the {network} takes sides that are multiples of {divisor} (image_size)"
+        )
         raise ValueError(msg)

@@ -1,13 +1,20 @@
 """anomalib's MVTec AD datamodule under the name ``MVTec``, validated on held-out normal images."""
 
+import math
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from anomalib import TaskType
 from anomalib.data import AnomalibDataset, MVTecAD
 from anomalib.data.dataclasses import DatasetItem
-from anomalib.data.utils import ValSplitMode
+from anomalib.data.datasets.image.mvtecad import CATEGORIES
+from anomalib.data.utils import LabelName, ValSplitMode
+from lightning.pytorch.trainer.states import TrainerFn
+from pandas import DataFrame
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_i3ad.components.memory import fits_in_memory
 
@@ -21,6 +28,24 @@ def _is_broken(path: Path) -> bool:
     except (OSError, SyntaxError, ValueError):
         return True
     return False
+
+
+class _Images(AnomalibDataset):
+    """Images of one split, with masks of those that are anomalous."""
+
+    def __init__(self, images: list[Path], masks: dict[Path, Path]) -> None:
+        super().__init__()
+        self.samples = DataFrame(
+            {
+                "image_path": str(path),
+                "split": path.parts[-3],
+                "label": path.parts[-2],
+                "label_index": int(LabelName.NORMAL if path.parts[-2] == "good" else LabelName.ABNORMAL),
+                "mask_path": str(masks.get(path, "")),
+            }
+            for path in images
+        )
+        self.samples.attrs["task"] = TaskType.SEGMENTATION.value
 
 
 class _Remembered(Dataset[DatasetItem]):
@@ -43,8 +68,9 @@ class MVTec(MVTecAD):
     """MVTec AD, or any folder of its layout.
 
     Differs from :class:`anomalib.data.MVTecAD`: validation images are drawn from the normal training
-    images, so that no threshold is ever fitted to the test set; images that cannot be read are named
-    before training starts instead of after; and training images can be kept in memory.
+    images, so that no threshold is ever fitted to the test set; images may be of any format that anomalib's ``Folder``
+    takes; those that cannot be read or have no mask are named before training starts; and training images can be
+    kept in memory.
 
     Args:
         val_split_mode: Where validation images come from.
@@ -88,29 +114,57 @@ class MVTec(MVTecAD):
         return DataLoader(dataset, loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)
 
     def prepare_data(self) -> None:
-        """Download MVTec AD if ``root`` is not there at all.
+        """Download MVTec AD, if it is not in its usual place and no other was named.
 
         Raises:
             ValueError: If ``root`` holds other categories but not this one.
+            FileNotFoundError: If it holds none, and this one cannot or should not be downloaded.
         """
         others = sorted(path.parent.name for path in self.root.glob("*/train"))
         if others and self.category not in others:
             msg = f"{self.root} has no category {self.category!r}, only {', '.join(others)}; {LAYOUT} in it"
             raise ValueError(msg)
+        usual = Path(signature(MVTecAD).parameters["root"].default)
+        if not others and (self.root != usual or self.category not in CATEGORIES):
+            msg = f"--data.root {self.root}: there is no folder {self.root / self.category}; {LAYOUT} in it"
+            raise FileNotFoundError(msg)
         super().prepare_data()
 
     # anomalib's hook where images are looked for: setup around it is called again and again, and also splits
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
-        # as anomalib looks for them; where it finds no test images it would silently take training ones instead
-        every = sorted(path for path in folder.rglob("*.png") if len(path.relative_to(folder).parts) == 3)
-        images = {split: [path for path in every if path.parts[-3] == split] for split in ("train", "test")}
-        for split, found in images.items():
+        # where anomalib finds no test images it would silently take training ones instead
+        every = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in IMG_EXTENSIONS and len(path.relative_to(folder).parts) == 3
+        )
+        train, test, truth = ([p for p in every if p.parts[-3] == split] for split in ("train", "test", "ground_truth"))
+        for split, found in (("train", train), ("test", test)):
             if not found:
                 msg = f"{folder / split} holds no images: {LAYOUT}; links to folders inside {folder} are not followed"
                 raise ValueError(msg)
-        broken = [str(path) for path in images["train"] + images["test"] if _is_broken(path)]
+        by_name = {(mask.parts[-2], mask.stem.removesuffix("_mask")): mask for mask in truth}
+        anomalous = {path: (path.parts[-2], path.stem) for path in test if path.parts[-2] != "good"}
+        missing = [f"{kind}/{stem}_mask.png" for kind, stem in anomalous.values() if (kind, stem) not in by_name]
+        if missing:
+            named = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            msg = f"{folder / 'ground_truth'} lacks masks of {len(missing)} anomalous test images: {named}"
+            raise ValueError(msg)
+        masks = {path: by_name[name] for path, name in anomalous.items()}
+        broken = [str(path) for path in [*train, *test, *masks.values()] if _is_broken(path)]
         if broken:
             msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
             raise ValueError(msg)
-        super()._setup(_stage)
+        if _stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
+            self._check_share(len(train))
+        self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)
+
+    def _check_share(self, count: int) -> None:
+        """Refuse to hold out a share of ``count`` training images that is less than one."""
+        if self.val_split_mode == ValSplitMode.FROM_TRAIN and count * self.val_split_ratio < 1:
+            msg = (
+                f"{count} training images in {self.root / self.category}: val_split_ratio {self.val_split_ratio} "
+                f"holds out none to calibrate on; it takes {math.ceil(1 / self.val_split_ratio)}, or a larger share"
+            )
+            raise ValueError(msg)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino as ov
@@ -65,17 +66,16 @@ def read_model(path: str | Path) -> ov.Model:
     return model
 
 
-def save_model(model: ov.Model, path: Path, *, half: bool = False) -> Path:
-    """Write ``.xml`` and ``.bin``, and into the first the digest of the second.
+def save_model(model: ov.Model, path: Path) -> Path:
+    """Write ``.xml`` and ``.bin`` as they are, and into the first the digest of the second.
 
     Args:
         model: The graph.
         path: The ``.xml`` file.
-        half: Store weights as FP16.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):  # the digest of the weights is known once they have been written
-        ov.save_model(model, path, compress_to_fp16=half)
+        ov.save_model(model, path, compress_to_fp16=False)
         model.set_rt_info(weights_digest(path), [OWN_INFO, "weights_sha256"])
     return path
 
@@ -123,6 +123,28 @@ def one_at_a_time(model: ov.Model) -> ov.Model:
     if shape[0].is_dynamic:
         shape[0] = 1
         model.reshape(shape)
+    return model
+
+
+def fixed_size(model: ov.Model) -> tuple[int, int] | None:
+    """Height and width in pixels of the images a graph takes; ``None`` if it takes any."""
+    shape = model.input(0).get_partial_shape()
+    height, width = (shape[axis] for axis in ((1, 2) if takes_bytes(model) else (2, 3)))
+    return None if height.is_dynamic or width.is_dynamic else (height.get_length(), width.get_length())
+
+
+def fix_size(model: ov.Model, size: tuple[int, int]) -> ov.Model:
+    """Let the graph take one image at a time, of this height and width in pixels; changes the model in place.
+
+    Raises:
+        ModelError: If the size is none, or the graph takes another one alone.
+    """
+    taken = fixed_size(model)
+    if min(size) < 1 or taken not in {None, (size[0], size[1])}:
+        takes = f"{taken[0]} {taken[1]} alone; start from a model of any size" if taken else "1 pixel or more a side"
+        msg = f"size {size[0]} {size[1]}: the model takes {takes}"
+        raise ModelError(msg)
+    model.reshape([1, *size, 3] if takes_bytes(model) else [1, 3, *size])
     return model
 
 
@@ -180,3 +202,51 @@ def unroll(model: ov.Model) -> ov.Model:
     model.validate_nodes_and_infer_types()
     left = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
     return set_detail_names(model, [name for name in detail_names(model) if name in left])
+
+
+def _halved(model: ov.Model) -> ov.Model:
+    """The graph with its weights in FP16, as it is read from a file that stores them so."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        ov.save_model(model, path, compress_to_fp16=True)
+        return ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+
+
+def in_form(
+    model: ov.Model,
+    *,
+    size: tuple[int, int] | None = None,
+    unrolled: bool = False,
+    image_input: bool = False,
+    half: bool = False,
+) -> ov.Model:
+    """Bring an exported graph into the form that a device or a server wants; may change the model in place.
+
+    Args:
+        model: The graph.
+        size: Height and width in pixels it takes; as it is if ``None``.
+        unrolled: See :func:`unroll`.
+        image_input: See :func:`with_image_input`.
+        half: Weights in FP16.
+
+    Raises:
+        ModelError: If it takes images of another size already.
+        ValueError: If a loop cannot be written out.
+    """
+    if size:
+        model = fix_size(model, size)
+    if unrolled:
+        model = unroll(model)
+    if image_input:
+        model = with_image_input(model)
+    if model.has_rt_info([MODEL_INFO]):
+        if takes_bytes(model):  # Model API feeds floats to whatever it finds
+            del model.rt_info[MODEL_INFO]
+        elif not model.is_dynamic():  # Model API divides by 255 itself, but for images of fixed size
+            model.set_rt_info("255 255 255", [MODEL_INFO, "scale_values"])
+    return _halved(model) if half else model
+
+
+def served_path(path: Path) -> Path:
+    """Where OpenVINO Model Server looks for the model ``NAME.xml``: ``NAME/1/model.xml``."""
+    return path.with_suffix("") / "1" / "model.xml"

@@ -15,6 +15,7 @@ from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
 from anomalib_i3ad.deploy.graph import FP32, takes_bytes, with_details
+from anomalib_i3ad.post_processing import QUANTILES
 
 from .images import flat_images
 from .quantization import Quantized
@@ -30,7 +31,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
     """Run model and graph side by side.
 
     Args:
-        module: The trained model, in evaluation mode.
+        module: The trained model, on the CPU and in evaluation mode.
         model: Its graph.
         images: ``(1, 3, H, W)`` in [0, 1].
 
@@ -56,9 +57,9 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
                 )
                 raise ValueError(msg)
         with torch.no_grad():
-            expected = module((stored / 255 if as_bytes else image).to(module.device))
-        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.cpu().numpy()).max()))
-        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.cpu().numpy()).max()))
+            expected = module(stored / 255 if as_bytes else image)
+        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
+        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
         labels += int(result["pred_label"].item() == expected.pred_label.item())
         passes += result["passes"].tolist() if "passes" in {name for o in compiled.outputs for name in o.names} else []
     count = len(images) + 2
@@ -66,10 +67,6 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         logger.warning("Graph and model differ: score %.1e, map %.1e, labels %d/%d", score, anomaly_map, labels, count)
     agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
     return {"agreement_with_torch": agreement} | ({"passes": passes} if passes else {})
-
-
-def _number(value: torch.Tensor) -> float:
-    return float(value.detach().cpu())
 
 
 def describe(
@@ -101,12 +98,12 @@ def describe(
         },
         "network_size": list(network_size),
         "thresholds": {
-            "image": _number(processor.image_threshold),
-            "pixel": _number(processor.pixel_threshold),
+            "image": processor.image_threshold.item(),
+            "pixel": processor.pixel_threshold.item(),
             **{name: value.tolist() for name, value in own if name.endswith("threshold")},
         },
         "calibration": {
-            name: getattr(processor, name) for name in ("image_quantile", "pixel_quantile") if hasattr(processor, name)
+            name: getattr(processor, name) for name in (*QUANTILES, "normal_images") if hasattr(processor, name)
         },
         "compression": compression_type.value if compression_type else "fp32",
         "int8": [found._asdict() for found in quantized],

@@ -4,7 +4,7 @@ import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F
 
-DRAWN_SIZES = ((256, 256), (300, 200), (97, 131), (480, 640))
+from anomalib_i3ad.deploy import samples
 
 
 def training_images(
@@ -38,10 +38,7 @@ def drawn_images(input_size: tuple[int, int] | None) -> list[torch.Tensor]:
     Args:
         input_size: Their height and width in pixels; several sizes if ``None``.
     """
-    generator = torch.Generator().manual_seed(0)
-    sizes = [input_size] * len(DRAWN_SIZES) if input_size else DRAWN_SIZES
-    nodes = torch.rand(len(sizes), 1, 3, 9, 9, generator=generator)
-    return [F.interpolate(node, size, mode="bicubic").clamp(0, 1) for node, size in zip(nodes, sizes, strict=True)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 for pixels in samples.drawn_images(input_size)]
 
 
 def flat_images(like: torch.Tensor) -> list[torch.Tensor]:

@@ -66,7 +66,7 @@ def convert(
         settings = {"opset_version": 18, "verbose": False, **onnx_kwargs}
         torch.onnx.export(
             graph,
-            (example.to(module.device),),
+            (example,),
             path,
             dynamo=True,
             input_names=["input"],
@@ -76,7 +76,7 @@ def convert(
         )
         model = ov.convert_model(path, **ov_kwargs)
     if input_size:
-        model.reshape([1, 3, *input_size])
+        model = graphs.fix_size(model, input_size)
     ov.layout_helpers.set_layout(model.input(0), ov.Layout("NCHW"))
     return graphs.set_detail_names(model, graph.detail_names)
 
@@ -99,8 +99,6 @@ def describe_for_model_api(model: ov.Model, module: AnomalibModule) -> None:
         "orig_height": str(size[0]),
         "orig_width": str(size[1]),
     }
-    if not model.is_dynamic():  # Model API divides by 255 itself, but for images of fixed size
-        info["scale_values"] = "255 255 255"
     for name, value in info.items():
         model.set_rt_info(value, [MODEL_INFO, name])
 
@@ -122,7 +120,7 @@ def export(
     """Export, check, and write the graph with a report beside it.
 
     Args:
-        module: Trained model.
+        module: Trained model, on the CPU.
         folder: Where ``<model_file_name>.xml``, ``.bin`` and ``.json``, the report, are written.
         model_file_name: Name of the files.
         input_size: Height and width in pixels the graph takes; any if ``None``.
@@ -159,8 +157,7 @@ def export(
         raise ValueError(msg)
     compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
     model = convert(module, input_size, onnx_kwargs or {}, ov_kwargs or {})
-    if not image_input:  # Model API feeds floats to whatever it finds
-        describe_for_model_api(model, module)
+    describe_for_model_api(model, module)
     model.set_rt_info(type(module).__name__, [OWN_INFO, "model"])
     quantized: list[Quantized] = []
     if compression_type == CompressionType.INT8_PTQ and datamodule is not None:
@@ -171,15 +168,11 @@ def export(
         import nncf  # noqa: PLC0415  # takes seconds to import, and only this needs it
 
         model = nncf.compress_weights(model)
-    model = on_demand(model)
-    if unroll:
-        model = graphs.unroll(model)
-    if image_input:
-        model = graphs.with_image_input(model)
+    half = compression_type == CompressionType.FP16
+    model = graphs.in_form(on_demand(model), unrolled=unroll, image_input=image_input, half=half)
     agreement = compare(module, model, compared)
-    folder = folder / model_file_name / "1" if model_server else folder
-    path = folder / ("model.xml" if model_server else f"{model_file_name}.xml")
-    graphs.save_model(model, path, half=compression_type == CompressionType.FP16)
+    path = folder / f"{model_file_name}.xml"
+    path = graphs.save_model(model, graphs.served_path(path) if model_server else path)
     report = describe(module, path, compression_type, quantized) | agreement
     write_report(report, path.with_suffix(".json"))
     return path

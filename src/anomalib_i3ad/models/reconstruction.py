@@ -4,38 +4,37 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from anomalib import LearningType, TaskType
-from anomalib.data import AnomalibDataModule, Batch
-from anomalib.deploy import CompressionType
+from anomalib import LearningType
+from anomalib.data import Batch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
-from torchmetrics import Metric
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
-logger = logging.getLogger(__name__)
+from .checkpoint import CheckpointMixin
+from .exports import ExportMixin
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule as Base
-else:
-    # anomalib finds only direct subclasses of AnomalibModule, so models mix this in beside it
-    Base = object
+logger = logging.getLogger(__name__)
 
 
 def image_of(batch: Batch) -> torch.Tensor:
     """Images ``(N, 3, H, W)`` of a batch as a plain tensor."""
     assert isinstance(batch.image, torch.Tensor)  # mypy
     return batch.image.as_subclass(torch.Tensor)
+
+
+def seeded_by_lightning() -> bool:
+    """Whether ``seed_everything`` was called; anomalib 2.7 takes ``--seed_everything`` and never calls it."""
+    return "PL_GLOBAL_SEED" in os.environ
 
 
 @contextmanager
@@ -48,7 +47,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
-class ReconstructionMixin(Base):
+class ReconstructionMixin(CheckpointMixin, ExportMixin):
     """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
 
     Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
@@ -59,7 +58,8 @@ class ReconstructionMixin(Base):
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
-            was called before, that seed decides weights and order; ``torch.manual_seed`` does not.
+            was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
+            generator is left as it was.
         pre_processor: As in anomalib.
         post_processor: As in anomalib.
         evaluator: As in anomalib.
@@ -67,6 +67,7 @@ class ReconstructionMixin(Base):
     """
 
     _validated_at = -1
+    _generator_before: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -78,8 +79,6 @@ class ReconstructionMixin(Base):
         evaluator: Evaluator | bool,
         visualizer: Visualizer | bool,
     ) -> None:
-        if "PL_GLOBAL_SEED" not in os.environ:  # anomalib 2.7 takes --seed_everything and never calls it
-            torch.manual_seed(seed)
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
@@ -94,6 +93,31 @@ class ReconstructionMixin(Base):
         self.image_size: tuple[int, int] = self.input_size or size
         self.max_train_steps = max_train_steps
         self.seed = seed
+
+    @contextmanager
+    def drawing_weights(self) -> Iterator[None]:
+        """Draw weights by ``seed``, and leave torch's generator as it was."""
+        if seeded_by_lightning():
+            yield
+            return
+        with torch.random.fork_rng(devices=()):
+            torch.default_generator.manual_seed(self.seed)
+            yield
+
+    def setup(self, stage: str) -> None:
+        """Let a fit draw the order of images by ``seed``."""
+        super().setup(stage)
+        if stage == "fit" and not seeded_by_lightning():
+            if self._generator_before is None:
+                self._generator_before = torch.get_rng_state()
+            torch.default_generator.manual_seed(self.seed)
+
+    def teardown(self, stage: str) -> None:
+        """Leave torch's generator as it was before the fit."""
+        super().teardown(stage)
+        if stage == "fit" and self._generator_before is not None:
+            torch.set_rng_state(self._generator_before)
+            self._generator_before = None
 
     @staticmethod
     def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
@@ -202,7 +226,8 @@ class ReconstructionMixin(Base):
         if not sum(self.trainer.num_val_batches):
             msg = (
                 "there are no validation images to calibrate thresholds on: "
-                "set the datamodule's val_split_mode to from_train and limit_val_batches above 0"
+                "set the datamodule's val_split_mode to from_train, a val_split_ratio that holds out an image, "
+                "and limit_val_batches above 0"
             )
             raise ValueError(msg)
         if self.max_train_steps is not None:
@@ -232,84 +257,3 @@ class ReconstructionMixin(Base):
             trainer.validating = True  # as Lightning's own training loop runs it
             trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
             trainer.training = True
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to save weights that are not finite.
-
-        Raises:
-            FloatingPointError: If there are any.
-        """
-        super().on_save_checkpoint(checkpoint)
-        bad = [name for name, parameter in self.named_parameters() if not torch.isfinite(parameter).all()]
-        if bad:
-            msg = f"training diverged: {bad[0]} is not finite; the checkpoint is not saved"
-            raise FloatingPointError(msg)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of a model built with other arguments.
-
-        Raises:
-            ValueError: If weights do not fit; it names the arguments that differ.
-        """
-        super().on_load_checkpoint(checkpoint)
-        mine, theirs = self.model.state_dict(prefix="model."), checkpoint["state_dict"]
-        theirs = {name: value for name, value in theirs.items() if name.startswith("model.")}
-        if {name: value.shape for name, value in mine.items()} != {name: value.shape for name, value in theirs.items()}:
-            saved = checkpoint.get("hyper_parameters", {})
-            differing = [
-                f"{name}={saved[name]} (this model: {value})"
-                for name, value in self.hparams.items()
-                if name in saved and saved[name] != value
-            ]
-            msg = (
-                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
-                f"{', '.join(differing) or 'another version of it'}. Build the model with the checkpoint's arguments."
-            )
-            raise ValueError(msg)
-
-    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to ONNX; as anomalib's, with the operator set in which loops convert."""
-        kwargs.setdefault("opset_version", 18)
-        return super().to_onnx(*args, **kwargs)
-
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        compression_type: CompressionType | None = None,
-        datamodule: AnomalibDataModule | None = None,
-        metric: Metric | None = None,
-        task: TaskType | None = None,
-        max_drop: float = 0.01,
-        ov_kwargs: dict[str, Any] | None = None,
-        onnx_kwargs: dict[str, Any] | None = None,
-        **forms: bool,
-    ) -> Path:
-        """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
-
-        The graph is compared with the model before anything is written. ``INT8_PTQ`` quantises the networks inside
-        loops, too, by normal training images of ``datamodule``; ``metric``, ``task`` and ``max_drop`` are not used.
-
-        Args:
-            export_root: Files are written to ``weights/openvino`` below it.
-            model_file_name: Their name.
-            input_size: Height and width in pixels the graph takes; any if ``None``.
-            compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
-            datamodule: Its training images; by default that of the last run.
-            metric: Not used.
-            task: Not used.
-            max_drop: Not used.
-            ov_kwargs: Passed to :func:`openvino.convert_model`.
-            onnx_kwargs: Passed to :func:`torch.onnx.export`.
-            **forms: ``image_input``, ``unroll``, ``model_server``.
-        """
-        from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
-
-        del metric, task, max_drop
-        if datamodule is None and self._trainer is not None:  # self.trainer raises where there is none
-            datamodule = getattr(self._trainer, "datamodule", None)
-        folder = Path(export_root) / "weights" / "openvino"
-        return export(
-            self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
-        )

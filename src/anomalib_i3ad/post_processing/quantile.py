@@ -1,14 +1,31 @@
 """Thresholds and normalisation that need normal validation images only."""
 
+import logging
 from typing import Any
 
 import numpy as np
 import torch
+from anomalib.data import AnomalibDataModule
+from anomalib.data.utils import LabelName
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
+logger = logging.getLogger(__name__)
+
+#: Arguments by which thresholds are calibrated.
+QUANTILES = ("image_quantile", "pixel_quantile")
 #: Scores below this are rounding noise; no threshold is placed under it.
 SMALLEST_THRESHOLD = 1e-6
+
+
+def _pooled(values: list[torch.Tensor], trainer: Trainer) -> np.ndarray:
+    pooled = torch.cat([torch.zeros(0), *(value.detach().flatten().float().cpu() for value in values)]).numpy()
+    if trainer.world_size > 1:
+        gathered: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, pooled)
+        pooled = np.concatenate(gathered)
+    return pooled
 
 
 def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
@@ -28,11 +45,7 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
         ValueError: If there are no values at all.
         FloatingPointError: If the values are not finite.
     """
-    pooled = torch.cat([torch.zeros(0), *(value.detach().flatten().float().cpu() for value in values)]).numpy()
-    if trainer.world_size > 1:
-        gathered: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(gathered, pooled)
-        pooled = np.concatenate(gathered)
+    pooled = _pooled(values, trainer)
     if not pooled.size:
         msg = "there is no normal validation image to calibrate on: set the datamodule's val_split_mode to from_train"
         raise ValueError(msg)
@@ -63,13 +76,49 @@ class QuantilePostProcessor(PostProcessor):
         super().__init__(**kwargs)
         self.image_quantile = image_quantile
         self.pixel_quantile = pixel_quantile
+        #: Number of images that calibrated the thresholds; ``None`` before, and in checkpoints that do not say.
+        self.normal_images: int | None = None
         self._scores: list[torch.Tensor] = []
         self._maps: list[torch.Tensor] = []
 
     # named by anomalib for subclasses to extend
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "image_quantile", "pixel_quantile")
+        return (*super()._checkpoint_config_keys, *QUANTILES)
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """As anomalib's, with the number of images."""
+        return {**super().checkpoint_config(), "normal_images": self.normal_images}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """As anomalib's, for arguments that have their defaults; others were typed and stand."""
+        default = type(self)()
+        taken = {k: v for k, v in config.items() if getattr(self, k, None) == getattr(default, k, None)}
+        super().load_checkpoint_config(taken)
+        self.normal_images = config.get("normal_images")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Warn, before anything is trained, of validation images that no threshold should come from."""
+        del pl_module
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where there is one
+        if stage not in {TrainerFn.FITTING, TrainerFn.VALIDATING} or not isinstance(data, AnomalibDataModule):
+            return
+        if not hasattr(data, "val_data"):
+            return
+        images = data.val_data.samples
+        tested = images.image_path.isin(data.test_data.samples.image_path).sum()
+        anomalous = (images.label_index == LabelName.ABNORMAL).sum()
+        instead = "Use --data MVTec, or --data.val_split_mode from_train."
+        if tested:
+            logger.warning(
+                "%d of %d validation images are test images: thresholds would be fitted to the test set. %s",
+                tested, len(images), instead,
+            )  # fmt: skip
+        elif anomalous:
+            logger.warning(
+                "%d of %d validation images are anomalous: thresholds come from the others alone. %s",
+                anomalous, len(images), instead,
+            )  # fmt: skip
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
@@ -84,6 +133,7 @@ class QuantilePostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set both thresholds."""
         del pl_module
+        count = _pooled(self._scores, trainer).size
         # anomalib's buffers: its properties read them, and they are in its checkpoints
         for threshold, lowest, values, q in (
             (self._image_threshold, self.image_min, self._scores, self.image_quantile),
@@ -94,6 +144,12 @@ class QuantilePostProcessor(PostProcessor):
             lowest.fill_(min(quantile(values, 0, trainer), 0))
             threshold.fill_(max(quantile(values, q, trainer), lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
+        if count != self.normal_images:  # once a fit, which may validate every epoch
+            logger.info(
+                "Thresholds come from %d normal validation images, for images the %g quantile of their scores%s.",
+                count, self.image_quantile, ", nearly the largest" if count * (1 - self.image_quantile) < 1 else "",
+            )  # fmt: skip
+        self.normal_images = count
 
     # the one place through which anomalib normalises scores and maps, in batches and in the exported graph
     @staticmethod

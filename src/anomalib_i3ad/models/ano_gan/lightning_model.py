@@ -64,6 +64,8 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = ReconstructionMixin.training_arguments | {"betas", "encoder_share", "feature_weight"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
@@ -93,19 +95,20 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
             msg = f"encoder_share {encoder_share} must lie between 0 and 1"
             raise ValueError(msg)
         self.automatic_optimization = False
-        self.model: AnoGanModel = AnoGanModel(
-            patch_size=patch_size,
-            stride=stride,
-            width=width,
-            latent_dim=latent_dim,
-            inference=inference,
-            search_steps=search_steps,
-            search_learning_rate=search_learning_rate,
-            discrimination_weight=discrimination_weight,
-            discrimination=discrimination,
-            image_score=image_score,
-            seed=seed,
-        )
+        with self.drawing_weights():
+            self.model: AnoGanModel = AnoGanModel(
+                patch_size=patch_size,
+                stride=stride,
+                width=width,
+                latent_dim=latent_dim,
+                inference=inference,
+                search_steps=search_steps,
+                search_learning_rate=search_learning_rate,
+                discrimination_weight=discrimination_weight,
+                discrimination=discrimination,
+                image_score=image_score,
+                seed=seed,
+            )
         self.model.check_size(*self.image_size)
         self.encoder_share = encoder_share
         self.feature_weight = feature_weight

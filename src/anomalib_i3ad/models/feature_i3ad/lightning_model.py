@@ -74,6 +74,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = IterativeMixin.training_arguments | {"backbone_weights", "noise"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
@@ -95,9 +97,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
-        self.model: FeatureI3ADModel = FeatureI3ADModel(
-            self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
-        )
+        with self.drawing_weights():
+            self.model: FeatureI3ADModel = FeatureI3ADModel(
+                self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
+            )
         self.to(memory_format=torch.channels_last)
         if noise < 0:
             msg = f"noise {noise} must be 0 or more"

@@ -67,6 +67,8 @@ class I3AD(IterativeMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = IterativeMixin.training_arguments | {"adversarial_weight", "lattice_probability"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 128,
@@ -91,11 +93,12 @@ class I3AD(IterativeMixin, AnomalibModule):
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
         self.automatic_optimization = False
-        self.model: I3ADModel = I3ADModel(
-            width, stages, initial_grid, mask_residual, score_residual, max_iterations, anomaly_map, image_score
-        )
+        with self.drawing_weights():
+            self.model: I3ADModel = I3ADModel(
+                width, stages, initial_grid, mask_residual, score_residual, max_iterations, anomaly_map, image_score
+            )
+            self.discriminator = Discriminator() if adversarial_weight else None
         self.model.check_size(*self.image_size)
-        self.discriminator = Discriminator() if adversarial_weight else None
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, same numbers
         self.adversarial_weight = adversarial_weight
         self.lattice_probability = lattice_probability

@@ -61,7 +61,8 @@ class Riad(ReconstructionMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
-        self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
+        with self.drawing_weights():
+            self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
         self.loss = RiadLoss()
         self.learning_rate = learning_rate
         self.to(memory_format=torch.channels_last)

@@ -52,6 +52,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
+    training_arguments = ReconstructionMixin.training_arguments | {"loss", "weight_decay"}
+
     def __init__(
         self,
         image_size: int | tuple[int, int] = 128,
@@ -73,15 +75,16 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         visualizer: Visualizer | bool = True,
     ) -> None:
         super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
-        self.model: SsimAeModel = SsimAeModel(
-            size=self.image_size[0] if mode == "objects" else patch_size,
-            latent_dim=latent_dim,
-            grayscale=grayscale,
-            mode=mode,
-            stride=stride,
-            residual=score_residual,
-            image_score=image_score,
-        )
+        with self.drawing_weights():
+            self.model: SsimAeModel = SsimAeModel(
+                size=self.image_size[0] if mode == "objects" else patch_size,
+                latent_dim=latent_dim,
+                grayscale=grayscale,
+                mode=mode,
+                stride=stride,
+                residual=score_residual,
+                image_score=image_score,
+            )
         self.model.check_size(*self.image_size)
         self.loss = ReconstructionLoss(loss)
         self.learning_rate = learning_rate

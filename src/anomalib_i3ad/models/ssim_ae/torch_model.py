@@ -36,7 +36,7 @@ class Autoencoder(nn.Module):
     def __init__(self, channels: int, size: int, latent_dim: int) -> None:
         super().__init__()
         if size not in {128, 256}:
-            msg = f"the autoencoder takes 128x128 or 256x256 pixels, not {size}x{size}"
+            msg = f"the autoencoder takes 128x128 or 256x256 pixels, not {size}x{size} (image_size or patch_size)"
             raise ValueError(msg)
         layers = LAYERS if size == 128 else LAYERS_AT_256
         widths = [channels, *(out for out, _, _ in layers)]

@@ -1,0 +1,43 @@
+"""What a user can mend ends anomalib's command with a line; everything else keeps its traceback."""
+
+import linecache
+import sys
+from collections.abc import Iterator
+from traceback import walk_tb
+from types import FrameType, TracebackType
+
+
+def _candidates(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    for frame, _ in walk_tb(error.__traceback__):
+        # jsonargparse tries every type an argument may have, gathers their errors and raises one of its own
+        if _package(frame) == "jsonargparse":
+            yield from frame.f_locals.get("exceptions", ())
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a line of this package raised it on purpose."""
+    frames = list(walk_tb(error.__traceback__))
+    if not frames:
+        return False
+    frame, line = frames[-1]
+    code = linecache.getline(frame.f_code.co_filename, line)
+    return _package(frame) == __package__ and code.strip().startswith("raise ")
+
+
+_show_traceback = sys.excepthook
+
+
+def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    ours = next(filter(_is_ours, _candidates(error)), None)
+    if ours is None:
+        _show_traceback(kind, error, trace)
+    else:
+        print(f"error: {ours}", file=sys.stderr)  # noqa: T201
+
+
+sys.excepthook = _show

@@ -1,0 +1,108 @@
+"""What a checkpoint may hold, and what becomes of a model's arguments when it loads one."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+
+from anomalib_i3ad.post_processing import QUANTILES, QuantilePostProcessor
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from anomalib.models.components import AnomalibModule as Base
+else:
+    # anomalib finds only direct subclasses of AnomalibModule, so models mix this in beside it
+    Base = object
+
+
+def _plain(value: Any) -> Any:
+    """Value with lists for tuples: configurations and checkpoints hold one or the other."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> set[str]:
+    return {name for name in mine if name in theirs and _plain(mine[name]) != _plain(theirs[name])}
+
+
+def _describe(names: Iterable[str], mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={theirs[name]} (this model: {mine[name]})" for name in sorted(names))
+
+
+class CheckpointMixin(Base):
+    """Mixin, ahead of ``AnomalibModule``, for checkpoints that are finite and decide the scores of who loads them."""
+
+    #: Arguments that decide how training goes, and nothing after it.
+    training_arguments: ClassVar[set[str]] = {"learning_rate", "max_train_steps", "seed"}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save weights that are not finite.
+
+        Raises:
+            FloatingPointError: If there are any.
+        """
+        super().on_save_checkpoint(checkpoint)
+        bad = [name for name, parameter in self.named_parameters() if not torch.isfinite(parameter).all()]
+        if bad:
+            msg = f"training diverged: {bad[0]} is not finite; the checkpoint is not saved"
+            raise FloatingPointError(msg)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the arguments of the checkpoint, and say which.
+
+        What differs from it and from its default was typed. That stands in a fit, if it decides training alone, and in
+        a validation, if it decides scores, which that calibrates anew. After ``load_from_checkpoint`` nothing differs.
+
+        Raises:
+            ValueError: If what was typed decides scores and nothing calibrates anew, or the weights do not fit.
+        """
+        processor = self.post_processor
+        quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
+        mine = {**self.hparams, **{name: getattr(processor, name) for name in quantiles}}
+        theirs = {**checkpoint.get("hyper_parameters", {}), **checkpoint.get("anomalib_post_processor_config", {})}
+        defaults = {**signature(type(self)).parameters, **signature(QuantilePostProcessor).parameters}
+        differing = _differing(mine, theirs)
+        typed = differing & _differing(mine, {name: parameter.default for name, parameter in defaults.items()})
+        stage = self._trainer.state.fn if self._trainer else None
+        refused = typed - self.training_arguments
+        if refused and stage != TrainerFn.VALIDATING:
+            msg = (
+                f"the checkpoint was trained and calibrated with {_describe(refused, mine, theirs)}: "
+                f"leave {', '.join(sorted(refused))} out, or calibrate anew by Engine.validate"
+            )
+            raise ValueError(msg)
+        kept = typed & self.training_arguments if stage == TrainerFn.FITTING else refused
+        if "image_size" in kept:
+            checkpoint.pop("anomalib_pre_processor_config", None)
+        super().on_load_checkpoint(checkpoint)
+        taken = (differing - kept) & set(self.hparams)
+        if taken:
+            self._rebuild({name: theirs[name] if name in taken else value for name, value in self.hparams.items()})
+        if told := taken - self.training_arguments:
+            logger.warning("Taken from the checkpoint: %s", _describe(told, mine, theirs))
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, AnomalibDataModule):
+            data.setup(stage)  # it resizes as the model does
+        self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
+
+    def _rebuild(self, arguments: dict[str, Any]) -> None:
+        """Become an untrained model of other arguments, in the place of this one and with its components."""
+        trainer = self._trainer
+        components = ("pre_processor", "post_processor", "evaluator", "visualizer")
+        self.__init__(**arguments, **{name: getattr(self, name) or False for name in components})
+        if trainer and trainer.state.fn:
+            self.trainer = trainer
+            self.setup(trainer.state.fn)
+
+    def _check_weights(self, state: dict[str, torch.Tensor], differing: str) -> None:
+        mine = {name: value.shape for name, value in self.model.state_dict(prefix="model.").items()}
+        if mine != {name: value.shape for name, value in state.items() if name.startswith("model.")}:
+            msg = (
+                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
+                f"{differing or 'another version of it'}. Build the model with the checkpoint's arguments."
+            )
+            raise ValueError(msg)

@@ -1,0 +1,85 @@
+"""Exports of a model: always on the CPU, whatever it was trained on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anomalib import TaskType
+from anomalib.data import AnomalibDataModule
+from anomalib.deploy import CompressionType
+from lightning import LightningModule
+from torchmetrics import Metric
+
+from .checkpoint import Base
+
+
+@contextmanager
+def on_cpu(module: LightningModule) -> Iterator[None]:
+    """Let a model be on the CPU, and put it back where it was."""
+    device = module.device
+    module.cpu()
+    try:
+        yield
+    finally:
+        module.to(device)
+
+
+class ExportMixin(Base):
+    """Mixin, ahead of ``AnomalibModule``, for graphs with the iteration as a loop, which are checked."""
+
+    def to_torch(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to torch; as anomalib's, on the CPU, so that every machine can load it."""
+        with on_cpu(self):
+            return super().to_torch(*args, **kwargs)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
+        """Export to ONNX; as anomalib's, on the CPU, with the operator set in which loops convert."""
+        kwargs.setdefault("opset_version", 18)
+        with on_cpu(self):
+            return super().to_onnx(*args, **kwargs)
+
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | None = None,
+        task: TaskType | None = None,
+        max_drop: float = 0.01,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+        **forms: bool,
+    ) -> Path:
+        """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
+
+        Runs on the CPU, and puts the model back. The graph is compared with the model before anything is written.
+        ``INT8_PTQ`` quantises the networks inside loops, too, by normal training images of ``datamodule``; ``metric``,
+        ``task`` and ``max_drop`` are not used.
+
+        Args:
+            export_root: Files are written to ``weights/openvino`` below it. ``Engine.export`` and the command put in
+                the folder of the checkpoint's run, so that they lie beside the checkpoint, unless one is named.
+            model_file_name: Their name.
+            input_size: Height and width in pixels the graph takes; any if ``None``.
+            compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
+            datamodule: Its training images; by default that of the last run.
+            metric: Not used.
+            task: Not used.
+            max_drop: Not used.
+            ov_kwargs: Passed to :func:`openvino.convert_model`.
+            onnx_kwargs: Passed to :func:`torch.onnx.export`.
+            **forms: ``image_input``, ``unroll``, ``model_server``.
+        """
+        from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
+
+        del metric, task, max_drop
+        if datamodule is None and self._trainer is not None:
+            datamodule = getattr(self._trainer, "datamodule", None)
+        folder = Path(export_root) / "weights" / "openvino"
+        with on_cpu(self):
+            return export(
+                self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
+            )
