@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -72,6 +73,16 @@ class TestInspector:
             drawn = 255 * iteration.inpainting[0].permute(1, 2, 0).clamp(0, 1).numpy()
             assert np.abs(result.reconstruction - drawn).max() < 3
             assert 0 < result.milliseconds < 60_000
+
+    def test_threads_share_one(self, exported: Path) -> None:
+        inspector = Inspector(exported)
+        pixels = [make_pixels(seed=seed) for seed in range(inspector.parallel + 7)]
+        expected = [inspector.inspect(image).score for image in pixels]
+        assert len(set(expected)) == len(pixels)
+        with ThreadPoolExecutor(len(pixels)) as pool:
+            assert [result.score for result in pool.map(inspector.inspect, pixels)] == expected
+        tickets = [inspector.start(image) for image in pixels]  # more than there are requests to begin with
+        assert [inspector.finish(ticket).score for ticket in tickets] == expected
 
     def test_thresholds_change_at_the_line(self, exported: Path) -> None:
         pixels = make_pixels()
@@ -167,6 +178,16 @@ class TestDecoding:
         for length in range(0, len(data) - 1, max(1, len(data) // 40)):
             with pytest.raises(ImageError, match=r"empty|incomplete|not an image|cannot decode"):
                 decoding.decode(data[:length])
+
+    @pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"comment": b"\xff\xd9" * 900}])
+    @pytest.mark.parametrize("behind", [b"", b"\0" * 5000, b"\xff\xd8 a second image of the camera" * 99])
+    def test_a_jpeg_ends_where_its_image_does(self, kind: dict, behind: bytes) -> None:
+        pixels = make_pixels()
+        data = encode(pixels, ".jpg", quality=95, **kind)
+        assert (decoding.decode(data + behind) == decoding.decode(data)).all()
+        assert np.abs(decoding.decode(data).astype(int) - pixels).max() < 30
+        with pytest.raises(ImageError, match="incomplete JPEG"):  # whatever a preview or comment may hold
+            decoding.decode(data[:-2])
 
     def test_a_damaged_png_is_no_image(self) -> None:
         data = bytearray(encode(make_pixels()))
