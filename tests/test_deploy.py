@@ -379,34 +379,6 @@ class TestSources:
         result = Inspector(exported).inspect(make_pixels(seed=3))
         assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
 
-    def test_a_camera_that_fails_is_opened_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened = []
-
-        class Camera:
-            def __init__(self, address: int) -> None:
-                opened.append(address)
-                self.left = 0 if len(opened) == 2 else 2
-
-            def isOpened(self) -> bool:  # noqa: N802
-                return len(opened) != 2
-
-            def read(self) -> tuple[bool, np.ndarray | None]:
-                self.left -= 1
-                return (True, make_pixels()[..., ::-1]) if self.left >= 0 else (False, None)
-
-            def release(self) -> None:
-                pass
-
-        monkeypatch.setattr(cv2, "VideoCapture", Camera)
-        monkeypatch.setattr(sources, "RECONNECT", 0.01)
-        stop = threading.Event()
-        frames = (frame for frame in sources.frames_of("3", set(), stop, watch=False) if frame)
-        taken = [next(frames) for _ in range(4)]
-        stop.set()
-        assert opened == [3, 3, 3]
-        assert len({frame.name for frame in taken}) == 4
-        assert (taken[3].read() == make_pixels()).all()
-
     def test_watch_waits_until_a_file_is_written(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -104,7 +104,7 @@ class Progress:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
-        self.images = self.defective = 0
+        self.images = self.defective = self.dropped = 0
         self.errors: list[str] = []
         self.failed = 0
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
@@ -115,6 +115,7 @@ class Progress:
     def add(self, outcome: Outcome) -> None:
         """Count an image and, from time to time, show where the run stands."""
         self.images += 1
+        self.dropped += outcome.frame.dropped
         if outcome.result is None:
             self.fail(f"{outcome.frame.name}: {outcome.error}")
         else:
@@ -138,6 +139,8 @@ class Progress:
         of = "" if self.total is None else f"/{self.total}"
         speed = self.images / max(time.perf_counter() - self._started, 1e-9)
         line = f"{self.images}{of} images, {self.defective} defective, {self.failed} errors, {speed:.1f} images/s"
+        if self.dropped:
+            line += f", {self.dropped} dropped"
         if self._latencies:
             p50, p95, p99 = np.percentile(np.array(self._latencies), (50, 95, 99))
             line += f", inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
