@@ -21,6 +21,7 @@ from PIL import Image
 
 from anomalib_i3ad import I3AD
 from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, decoding, inspect, sources
+from anomalib_i3ad.deploy.pictures import FONT, LEAST, LINE, SCALE, picture
 from anomalib_i3ad.deploy.records import FIELDS, Records
 from model_tester import make_images
 
@@ -277,8 +278,8 @@ class TestInspect:
             assert int(row["passes"]) == expected.passes
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
-                picture = cv2.imread(str(tmp_path / "out" / row["picture"]))
-                assert picture.shape == (512, 3 * 512, 3)
+                shown = cv2.imread(str(tmp_path / "out" / row["picture"]))
+                assert shown.shape == (512 + 3 * LINE, 3 * 512, 3)
         assert len({row["label"] for row in rows}) == 2
 
     def test_goes_on_where_it_stopped(self, exported: Path, folder: Path, tmp_path: Path) -> None:
@@ -359,12 +360,36 @@ class TestInspect:
         assert message in errors[0]
 
 
-@pytest.mark.parametrize(("size", "panel"), [((1, 12_000), (1, 1024)), ((12_000, 1), (512, 1)), ((90, 70), (512, 398))])
-def test_pictures_of_any_shape_stay_small(exported: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
-    from anomalib_i3ad.deploy.pictures import picture
+class TestPictures:
+    @pytest.mark.parametrize(
+        ("size", "panel"), [((1, 12_000), (1, 1024)), ((12_000, 1), (512, LEAST)), ((90, 70), (512, 398))]
+    )
+    def test_any_shape_stays_small(self, exported: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
+        image = np.full((*size, 3), 128, np.uint8)
+        shape = picture(image, Inspector(exported).inspect(image), "name", 0.5).shape
+        assert shape == (3 * LINE + panel[0], 3 * panel[1], 3)
 
-    image = np.full((*size, 3), 128, np.uint8)
-    assert picture(image, Inspector(exported).inspect(image)).shape == (panel[0], 3 * panel[1], 3)
+    def test_say_what_they_show(self, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image, drawn, draw = make_pixels(60, 60), [], cv2.putText
+
+        def put(pixels: np.ndarray, text: str, place: tuple[int, int], *how: object) -> np.ndarray:
+            drawn.append(text)
+            return draw(pixels, text, place, *how)
+
+        monkeypatch.setattr(cv2, "putText", put)
+        result = Inspector(exported).inspect(image)._replace(score=0.51234567)
+        shown = picture(image, result, "sub/ärm.png", 0.5125)
+        titles = ["defect outlined", "as it should look", "anomaly map"]
+        assert sorted(drawn) == sorted(["sub/?rm.png", "score 0.512346, threshold 0.5125", *titles])
+        for text in range(3):
+            assert shown[text * LINE : (text + 1) * LINE].max() == 255
+        bare = result._replace(reconstruction=None)
+        assert (picture(image, bare, "", 0.5)[3 * LINE :] == np.delete(shown[3 * LINE :], np.s_[512:1024], 1)).all()
+        drawn.clear()
+        picture(image[:, :2], result, "folder/" * 40 + "0001.png", 0.5)
+        (name,) = [text for text in drawn if text.endswith("/0001.png")]
+        assert name.startswith("...")
+        assert cv2.getTextSize(name, FONT, SCALE, 1)[0][0] <= 3 * LEAST
 
 
 class TestSources:

@@ -154,7 +154,7 @@ class Progress:
         print("\n".join(lines), file=sys.stderr)
 
 
-def _write(outcome: Outcome, records: Records, pictures: Path) -> str:
+def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float) -> str:
     """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
     frame, image, result, error = outcome
     row = dict.fromkeys(("label", "score", "passes", "milliseconds", "picture"), "")
@@ -166,7 +166,7 @@ def _write(outcome: Outcome, records: Records, pictures: Path) -> str:
         if result.label:
             path = pictures / f"{frame.name.replace(':', '-')}.jpg"
             try:
-                write_picture(path, picture(image, result))
+                write_picture(path, picture(image, result, frame.name, threshold))
                 row["picture"] = path.relative_to(pictures.parent).as_posix()
             except (OSError, cv2.error) as fault:
                 error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
@@ -220,7 +220,7 @@ def run(
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
             progress.add(outcome)
-            writing.append((outcome, writer.submit(_write, outcome, records, pictures)))
+            writing.append((outcome, writer.submit(_write, outcome, records, pictures, inspector.image_threshold)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()
         while writing:
