@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,13 +18,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from anomalib.data import ImageBatch
+from anomalib.data.utils import read_image
 from PIL import Image
 
-from anomalib_i3ad import I3AD
+from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, decoding, inspect, sources
 from anomalib_i3ad.deploy.pictures import FONT, LEAST, LINE, SCALE, picture
 from anomalib_i3ad.deploy.records import FIELDS, Records
-from model_tester import make_images
+from anomalib_i3ad.models.reconstruction import image_of
+from conftest import TINY
+from model_tester import make_engine, make_images
 
 
 def make_pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -35,6 +40,13 @@ def encode(pixels: np.ndarray, suffix: str = ".png", **options: object) -> bytes
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, Image.registered_extensions()[suffix], **options)
     return data.getvalue()
+
+
+def read_in_training(path: Path, data: bytes) -> np.ndarray:
+    """Pixels ``(H, W, 3)`` of a file as models get them from anomalib's datasets."""
+    path.write_bytes(data)
+    batch = ImageBatch(image=read_image(path, as_tensor=True)[None], image_path=[str(path)])
+    return (255 * image_of(batch)[0]).round().byte().permute(1, 2, 0).numpy()
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -155,10 +167,35 @@ class TestDecoding:
             expected = np.array(Image.open(data).convert("RGB"))
             assert (decoding.decode(data.getvalue()) == expected).all(), mode
 
-    def test_16_bits_keep_the_upper_8(self) -> None:
-        deep = make_pixels()[..., 0].astype(np.uint16) * 256 + 77
-        data = cv2.imencode(".png", deep)[1].tobytes()
-        assert (decoding.decode(data)[..., 1] == make_pixels()[..., 0]).all()
+    @pytest.mark.parametrize("suffix", [".png", ".tiff"])
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_16_bit_colours_are_those_of_training(self, tmp_path: Path, suffix: str, channels: int) -> None:
+        deep = np.random.default_rng(0).integers(0, 2**16, (9, 7, channels), np.uint16)
+        deep[..., 3:] = 2**16 - 1
+        data = cv2.imencode(suffix, deep)[1].tobytes()
+        assert (decoding.decode(data) == read_in_training(tmp_path / f"deep{suffix}", data)).all()
+        assert (decoding.decode(data) == deep[..., 2::-1] >> 8).all()
+
+    @pytest.mark.parametrize(
+        ("suffix", "kind"),
+        [(".png", "uint16"), (".tiff", "uint16"), (".pgm", "uint16"), (".tiff", "int32"), (".tiff", "f4")],
+    )
+    def test_deep_gray_is_refused_as_in_training(self, tmp_path: Path, suffix: str, kind: str) -> None:
+        data = encode(np.full((9, 7), 40_000, kind), suffix)
+        with pytest.raises(ImageError, match=r"gray values of more than 8 bits|OpenCV can read"):
+            decoding.decode(data)
+        with pytest.raises(ValueError, match=rf"deep{suffix}: gray values of more than 8 bits"):
+            read_in_training(tmp_path / f"deep{suffix}", data)
+
+    def test_a_fit_on_deep_gray_is_refused(self, texture_root: Path, tmp_path: Path) -> None:
+        root = shutil.copytree(texture_root, tmp_path / "deep")
+        for path in root.rglob("train/good/*.png"):
+            path.write_bytes(encode(np.full((64, 64), 40_000, np.uint16)))
+        datamodule = Textures(root=root, **TINY, train_batch_size=4, eval_batch_size=4, num_workers=0)
+        with pytest.raises(
+            ValueError, match=r"train/good/\d+\.png: gray values of more than 8 bits, all above 255 lost"
+        ):
+            make_engine(max_epochs=1).fit(I3AD(image_size=64, width=4), datamodule=datamodule)
 
     def test_orientation_is_left_as_stored(self) -> None:
         exif = Image.Exif()
@@ -450,15 +487,17 @@ def bad_files(rng: random.Random) -> dict[str, bytes]:
             files[f"damaged_{number}{suffix}"] = bytes(damaged)
     for number in range(20):
         files[f"noise_{number}.png"] = rng.randbytes(rng.randrange(2000))
-    for mode in ("L", "P", "RGBA", "LA", "1", "I;16"):
+    for mode in ("L", "P", "RGBA", "LA", "1"):
         data = io.BytesIO()
-        image = (
-            Image.fromarray(np.full((20, 30), 40_000, np.uint16))
-            if mode == "I;16"
-            else Image.fromarray(pixels).convert(mode)
-        )
-        image.save(data, "PNG")
-        files[f"good_{mode.replace(';', '')}.png"] = data.getvalue()
+        Image.fromarray(pixels).convert(mode).save(data, "PNG")
+        files[f"good_{mode}.png"] = data.getvalue()
+    for number in range(5):  # a second image, a maker's own data, zeros of a preallocated file
+        files[f"good_trailing_{number}.jpg"] = files["good.jpg"] + rng.choice((files["good.jpg"], rng.randbytes(5000)))
+        files[f"good_gif_{number}.png"] = encode(pixels[number:], ".gif")  # decoders go by the content
+        deep = np.full((20, 30), 4000 * number + 300, np.uint16)
+        for suffix in (".png", ".tiff", ".pgm"):
+            files[f"deep_{number}{suffix}"] = encode(deep, suffix)
+        files[f"good_deep_{number}.png"] = cv2.imencode(".png", np.dstack([deep] * 3))[1].tobytes()
     cmyk, exif = io.BytesIO(), Image.Exif()
     Image.fromarray(pixels).convert("CMYK").save(cmyk, "JPEG")
     exif[0x0112] = 8
@@ -481,6 +520,7 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
     (folder / "folder.png").mkdir()
     (folder / "dangling.png").symlink_to("nowhere")
     (folder / "notes.txt").write_text("not looked at")
+    (folder / "image.gif").write_bytes(files["good_gif_0.png"])
     assert inspect.main(command(exported, folder, tmp_path / "out")) == 1
     rows = {row["image"]: row for row in rows_of(tmp_path / "out")}
     assert rows.keys() == {*files, "dangling.png"}
@@ -490,6 +530,8 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
             assert row["score"], row
         if name.startswith(("cut", "noise", "empty", "text", "dangling")) and not name.endswith(".tiff"):
             assert row["error"], name
+        if name.startswith("deep"):
+            assert "gray values of more than 8 bits" in row["error"]
     assert "cannot be read: No such file" in rows["dangling.png"]["error"]
     errors = capfd.readouterr().err
     assert f"{len(rows)} images" in errors

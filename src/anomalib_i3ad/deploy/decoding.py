@@ -12,8 +12,8 @@ import numpy as np
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 #: Larger images are first shrunk by a whole factor, so that one image cannot take all memory.
 MOST_PIXELS = 32_000_000
-# as anomalib trains: three colours, turned no other way than they are stored
-FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
+FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM"
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
 JPEG_END, JPEG_MARKER = 0xD9, re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
@@ -73,8 +73,8 @@ def fault(data: bytes) -> str | None:
 def decode(data: bytes) -> np.ndarray:
     """Decode an image file.
 
-    Gray, palette, 16-bit, CMYK and transparent images become 8-bit RGB; the camera's orientation tag is ignored,
-    as in training.
+    Gray, palette, CMYK and transparent images become 8-bit RGB, 16-bit colours lose their lower 8 bits, and the
+    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there.
 
     Args:
         data: Content of the file.
@@ -96,11 +96,17 @@ def decode(data: bytes) -> np.ndarray:
     if image is None:
         msg = "not an image that OpenCV can read"
         raise ImageError(msg)
+    gray = image.ndim == 2
+    if image.dtype != np.uint8:
+        if gray or image.dtype != np.uint16:
+            msg = "gray values of more than 8 bits, which training does not take; convert to 8 bits, here and there"
+            raise ImageError(msg)
+        image = (image // 256).astype(np.uint8)
     factor = int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / MOST_PIXELS)))
     if factor > 1:
         size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
 
 
 def read_image(path: str | Path) -> np.ndarray:
