@@ -35,4 +35,5 @@ for path in arguments.images:
     verdict = "REJECTED" if result.label else "accepted"
     print(f"{path}: {verdict}, score {result.score:.3f}, {result.passes} passes, {result.milliseconds:.0f} ms")
     if result.label:
-        write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", picture(image, result))
+        explained = picture(image, result, path.name, arguments.limit)
+        write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)

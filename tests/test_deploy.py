@@ -6,11 +6,13 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -19,13 +21,18 @@ import openvino as ov
 import openvino.opset15 as ops
 import pytest
 import torch
+from anomalib.data import ImageBatch
+from anomalib.data.utils import read_image
 from PIL import Image
 
-from anomalib_i3ad import I3AD
+from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, convert, decoding, graph, inspect, sources
+from anomalib_i3ad.deploy.pictures import FONT, LEAST, LINE, SCALE, picture
 from anomalib_i3ad.deploy.records import FIELDS, Records
 from anomalib_i3ad.deploy.samples import drawn_images
-from model_tester import make_images
+from anomalib_i3ad.models.reconstruction import image_of
+from conftest import TINY
+from model_tester import make_engine, make_images
 
 
 def make_pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -37,6 +44,13 @@ def encode(pixels: np.ndarray, suffix: str = ".png", **options: object) -> bytes
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, Image.registered_extensions()[suffix], **options)
     return data.getvalue()
+
+
+def read_in_training(path: Path, data: bytes) -> np.ndarray:
+    """Pixels ``(H, W, 3)`` of a file as models get them from anomalib's datasets."""
+    path.write_bytes(data)
+    batch = ImageBatch(image=read_image(path, as_tensor=True)[None], image_path=[str(path)])
+    return (255 * image_of(batch)[0]).round().byte().permute(1, 2, 0).numpy()
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -76,6 +90,16 @@ class TestInspector:
             drawn = 255 * iteration.inpainting[0].permute(1, 2, 0).clamp(0, 1).numpy()
             assert np.abs(result.reconstruction - drawn).max() < 3
             assert 0 < result.milliseconds < 60_000
+
+    def test_threads_share_one(self, exported: Path) -> None:
+        inspector = Inspector(exported)
+        pixels = [make_pixels(seed=seed) for seed in range(inspector.parallel + 7)]
+        expected = [inspector.inspect(image).score for image in pixels]
+        assert len(set(expected)) == len(pixels)
+        with ThreadPoolExecutor(len(pixels)) as pool:
+            assert [result.score for result in pool.map(inspector.inspect, pixels)] == expected
+        tickets = [inspector.start(image) for image in pixels]  # more than there are requests to begin with
+        assert [inspector.finish(ticket).score for ticket in tickets] == expected
 
     def test_thresholds_change_at_the_line(self, exported: Path) -> None:
         pixels = make_pixels()
@@ -147,10 +171,35 @@ class TestDecoding:
             expected = np.array(Image.open(data).convert("RGB"))
             assert (decoding.decode(data.getvalue()) == expected).all(), mode
 
-    def test_16_bits_keep_the_upper_8(self) -> None:
-        deep = make_pixels()[..., 0].astype(np.uint16) * 256 + 77
-        data = cv2.imencode(".png", deep)[1].tobytes()
-        assert (decoding.decode(data)[..., 1] == make_pixels()[..., 0]).all()
+    @pytest.mark.parametrize("suffix", [".png", ".tiff"])
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_16_bit_colours_are_those_of_training(self, tmp_path: Path, suffix: str, channels: int) -> None:
+        deep = np.random.default_rng(0).integers(0, 2**16, (9, 7, channels), np.uint16)
+        deep[..., 3:] = 2**16 - 1
+        data = cv2.imencode(suffix, deep)[1].tobytes()
+        assert (decoding.decode(data) == read_in_training(tmp_path / f"deep{suffix}", data)).all()
+        assert (decoding.decode(data) == deep[..., 2::-1] >> 8).all()
+
+    @pytest.mark.parametrize(
+        ("suffix", "kind"),
+        [(".png", "uint16"), (".tiff", "uint16"), (".pgm", "uint16"), (".tiff", "int32"), (".tiff", "f4")],
+    )
+    def test_deep_gray_is_refused_as_in_training(self, tmp_path: Path, suffix: str, kind: str) -> None:
+        data = encode(np.full((9, 7), 40_000, kind), suffix)
+        with pytest.raises(ImageError, match=r"gray values of more than 8 bits|OpenCV can read"):
+            decoding.decode(data)
+        with pytest.raises(ValueError, match=rf"deep{suffix}: gray values of more than 8 bits"):
+            read_in_training(tmp_path / f"deep{suffix}", data)
+
+    def test_a_fit_on_deep_gray_is_refused(self, texture_root: Path, tmp_path: Path) -> None:
+        root = shutil.copytree(texture_root, tmp_path / "deep")
+        for path in root.rglob("train/good/*.png"):
+            path.write_bytes(encode(np.full((64, 64), 40_000, np.uint16)))
+        datamodule = Textures(root=root, **TINY, train_batch_size=4, eval_batch_size=4, num_workers=0)
+        with pytest.raises(
+            ValueError, match=r"train/good/\d+\.png: gray values of more than 8 bits, all above 255 lost"
+        ):
+            make_engine(max_epochs=1).fit(I3AD(image_size=64, width=4), datamodule=datamodule)
 
     def test_orientation_is_left_as_stored(self) -> None:
         exif = Image.Exif()
@@ -171,6 +220,16 @@ class TestDecoding:
         for length in range(0, len(data) - 1, max(1, len(data) // 40)):
             with pytest.raises(ImageError, match=r"empty|incomplete|not an image|cannot decode"):
                 decoding.decode(data[:length])
+
+    @pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"comment": b"\xff\xd9" * 900}])
+    @pytest.mark.parametrize("behind", [b"", b"\0" * 5000, b"\xff\xd8 a second image of the camera" * 99])
+    def test_a_jpeg_ends_where_its_image_does(self, kind: dict, behind: bytes) -> None:
+        pixels = make_pixels()
+        data = encode(pixels, ".jpg", quality=95, **kind)
+        assert (decoding.decode(data + behind) == decoding.decode(data)).all()
+        assert np.abs(decoding.decode(data).astype(int) - pixels).max() < 30
+        with pytest.raises(ImageError, match="incomplete JPEG"):  # whatever a preview or comment may hold
+            decoding.decode(data[:-2])
 
     def test_a_damaged_png_is_no_image(self) -> None:
         data = bytearray(encode(make_pixels()))
@@ -260,8 +319,8 @@ class TestInspect:
             assert int(row["passes"]) == expected.passes
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
-                picture = cv2.imread(str(tmp_path / "out" / row["picture"]))
-                assert picture.shape == (512, 3 * 512, 3)
+                shown = cv2.imread(str(tmp_path / "out" / row["picture"]))
+                assert shown.shape == (512 + 3 * LINE, 3 * 512, 3)
         assert len({row["label"] for row in rows}) == 2
 
     def test_goes_on_where_it_stopped(self, exported: Path, folder: Path, tmp_path: Path) -> None:
@@ -342,12 +401,36 @@ class TestInspect:
         assert message in errors[0]
 
 
-@pytest.mark.parametrize(("size", "panel"), [((1, 12_000), (1, 1024)), ((12_000, 1), (512, 1)), ((90, 70), (512, 398))])
-def test_pictures_of_any_shape_stay_small(exported: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
-    from anomalib_i3ad.deploy.pictures import picture
+class TestPictures:
+    @pytest.mark.parametrize(
+        ("size", "panel"), [((1, 12_000), (1, 1024)), ((12_000, 1), (512, LEAST)), ((90, 70), (512, 398))]
+    )
+    def test_any_shape_stays_small(self, exported: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
+        image = np.full((*size, 3), 128, np.uint8)
+        shape = picture(image, Inspector(exported).inspect(image), "name", 0.5).shape
+        assert shape == (3 * LINE + panel[0], 3 * panel[1], 3)
 
-    image = np.full((*size, 3), 128, np.uint8)
-    assert picture(image, Inspector(exported).inspect(image)).shape == (panel[0], 3 * panel[1], 3)
+    def test_say_what_they_show(self, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        image, drawn, draw = make_pixels(60, 60), [], cv2.putText
+
+        def put(pixels: np.ndarray, text: str, place: tuple[int, int], *how: object) -> np.ndarray:
+            drawn.append(text)
+            return draw(pixels, text, place, *how)
+
+        monkeypatch.setattr(cv2, "putText", put)
+        result = Inspector(exported).inspect(image)._replace(score=0.51234567)
+        shown = picture(image, result, "sub/ärm.png", 0.5125)
+        titles = ["defect outlined", "as it should look", "anomaly map"]
+        assert sorted(drawn) == sorted(["sub/?rm.png", "score 0.512346, threshold 0.5125", *titles])
+        for text in range(3):
+            assert shown[text * LINE : (text + 1) * LINE].max() == 255
+        bare = result._replace(reconstruction=None)
+        assert (picture(image, bare, "", 0.5)[3 * LINE :] == np.delete(shown[3 * LINE :], np.s_[512:1024], 1)).all()
+        drawn.clear()
+        picture(image[:, :2], result, "folder/" * 40 + "0001.png", 0.5)
+        (name,) = [text for text in drawn if text.endswith("/0001.png")]
+        assert name.startswith("...")
+        assert cv2.getTextSize(name, FONT, SCALE, 1)[0][0] <= 3 * LEAST
 
 
 class TestSources:
@@ -361,34 +444,6 @@ class TestSources:
         assert [row["image"] for row in rows_of(tmp_path / "out")] == [f"video.avi#{i:08}" for i in range(7)]
         result = Inspector(exported).inspect(make_pixels(seed=3))
         assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
-
-    def test_a_camera_that_fails_is_opened_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened = []
-
-        class Camera:
-            def __init__(self, address: int) -> None:
-                opened.append(address)
-                self.left = 0 if len(opened) == 2 else 2
-
-            def isOpened(self) -> bool:  # noqa: N802
-                return len(opened) != 2
-
-            def read(self) -> tuple[bool, np.ndarray | None]:
-                self.left -= 1
-                return (True, make_pixels()[..., ::-1]) if self.left >= 0 else (False, None)
-
-            def release(self) -> None:
-                pass
-
-        monkeypatch.setattr(cv2, "VideoCapture", Camera)
-        monkeypatch.setattr(sources, "RECONNECT", 0.01)
-        stop = threading.Event()
-        frames = (frame for frame in sources.frames_of("3", set(), stop, watch=False) if frame)
-        taken = [next(frames) for _ in range(4)]
-        stop.set()
-        assert opened == [3, 3, 3]
-        assert len({frame.name for frame in taken}) == 4
-        assert (taken[3].read() == make_pixels()).all()
 
     def test_watch_waits_until_a_file_is_written(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -436,15 +491,17 @@ def bad_files(rng: random.Random) -> dict[str, bytes]:
             files[f"damaged_{number}{suffix}"] = bytes(damaged)
     for number in range(20):
         files[f"noise_{number}.png"] = rng.randbytes(rng.randrange(2000))
-    for mode in ("L", "P", "RGBA", "LA", "1", "I;16"):
+    for mode in ("L", "P", "RGBA", "LA", "1"):
         data = io.BytesIO()
-        image = (
-            Image.fromarray(np.full((20, 30), 40_000, np.uint16))
-            if mode == "I;16"
-            else Image.fromarray(pixels).convert(mode)
-        )
-        image.save(data, "PNG")
-        files[f"good_{mode.replace(';', '')}.png"] = data.getvalue()
+        Image.fromarray(pixels).convert(mode).save(data, "PNG")
+        files[f"good_{mode}.png"] = data.getvalue()
+    for number in range(5):  # a second image, a maker's own data, zeros of a preallocated file
+        files[f"good_trailing_{number}.jpg"] = files["good.jpg"] + rng.choice((files["good.jpg"], rng.randbytes(5000)))
+        files[f"good_gif_{number}.png"] = encode(pixels[number:], ".gif")  # decoders go by the content
+        deep = np.full((20, 30), 4000 * number + 300, np.uint16)
+        for suffix in (".png", ".tiff", ".pgm"):
+            files[f"deep_{number}{suffix}"] = encode(deep, suffix)
+        files[f"good_deep_{number}.png"] = cv2.imencode(".png", np.dstack([deep] * 3))[1].tobytes()
     cmyk, exif = io.BytesIO(), Image.Exif()
     Image.fromarray(pixels).convert("CMYK").save(cmyk, "JPEG")
     exif[0x0112] = 8
@@ -467,6 +524,7 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
     (folder / "folder.png").mkdir()
     (folder / "dangling.png").symlink_to("nowhere")
     (folder / "notes.txt").write_text("not looked at")
+    (folder / "image.gif").write_bytes(files["good_gif_0.png"])
     assert inspect.main(command(exported, folder, tmp_path / "out")) == 1
     rows = {row["image"]: row for row in rows_of(tmp_path / "out")}
     assert rows.keys() == {*files, "dangling.png"}
@@ -476,6 +534,8 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
             assert row["score"], row
         if name.startswith(("cut", "noise", "empty", "text", "dangling")) and not name.endswith(".tiff"):
             assert row["error"], name
+        if name.startswith("deep"):
+            assert "gray values of more than 8 bits" in row["error"]
     assert "cannot be read: No such file" in rows["dangling.png"]["error"]
     errors = capfd.readouterr().err
     assert f"{len(rows)} images" in errors

@@ -151,6 +151,20 @@ def test_other_forms_give_the_same_numbers(exported: Path, form: str) -> None:
         assert result["pred_label"] == expected["pred_label"]
 
 
+def test_a_loop_of_no_iterations_is_unrolled_to_nothing(tmp_path: Path) -> None:
+    model = I3AD(image_size=64, width=4, max_iterations=0).eval()
+    model.model.mask_threshold.fill_(0.37)
+    model.post_processor._image_threshold.fill_(0.41)
+    model.post_processor._pixel_threshold.fill_(0.45)
+    path = model.to_openvino(tmp_path)
+    unrolled = graph.unroll(graph.read_model(path))
+    assert len(graph.loops_of(graph.read_model(path))) == 1
+    assert not graph.loops_of(unrolled)
+    image = make_images(1, 70, 90).numpy()
+    for name, values in run(path, image).items():
+        assert run(unrolled, image)[name] == pytest.approx(values, abs=1e-5), name
+
+
 def test_one_image_at_a_time_is_the_same_graph(exported: Path) -> None:
     changed = graph.one_at_a_time(ov.Core().read_model(exported))
     assert changed.input(0).get_partial_shape() == ov.PartialShape([1, 3, -1, -1])

@@ -1,5 +1,6 @@
 """Image files to pixels, and what is wrong with those that are none."""
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 #: Larger images are first shrunk by a whole factor, so that one image cannot take all memory.
 MOST_PIXELS = 32_000_000
-# as anomalib trains: three colours, turned no other way than they are stored
-FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
+FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM"
+#: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
+JPEG_END, JPEG_MARKER = 0xD9, re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
 
 class ImageError(Exception):
@@ -37,6 +40,17 @@ def _png_fault(data: bytes) -> str | None:
     return "incomplete PNG file: cut off, or still being written"
 
 
+def _jpeg_fault(data: bytes) -> str | None:
+    """What is wrong with a JPEG file: whether its image ends; other data may follow, and a preview lie within."""
+    position = len(JPEG)
+    while marker := JPEG_MARKER.search(data, position):
+        position = marker.end()
+        if data[position - 1] == JPEG_END:
+            return None
+        position += int.from_bytes(data[position : position + 2], "big")
+    return "incomplete JPEG file: cut off, or still being written"
+
+
 def fault(data: bytes) -> str | None:
     """What is wrong with a file before its pixels are looked at; decoders return half images without a word.
 
@@ -47,8 +61,8 @@ def fault(data: bytes) -> str | None:
         return "empty file"
     if data.startswith(PNG):
         return _png_fault(data)
-    if data.startswith(JPEG) and b"\xff\xd9" not in data[-1024:]:
-        return "incomplete JPEG file: cut off, or still being written"
+    if data.startswith(JPEG):
+        return _jpeg_fault(data)
     if data.startswith(RIFF) and len(data) >= 8 and struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         return "incomplete WebP file: cut off, or still being written"
     if data.startswith(BMP) and len(data) >= 6 and struct.unpack_from("<I", data, 2)[0] > len(data):
@@ -59,8 +73,8 @@ def fault(data: bytes) -> str | None:
 def decode(data: bytes) -> np.ndarray:
     """Decode an image file.
 
-    Gray, palette, 16-bit, CMYK and transparent images become 8-bit RGB; the camera's orientation tag is ignored,
-    as in training.
+    Gray, palette, CMYK and transparent images become 8-bit RGB, 16-bit colours lose their lower 8 bits, and the
+    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there.
 
     Args:
         data: Content of the file.
@@ -82,11 +96,17 @@ def decode(data: bytes) -> np.ndarray:
     if image is None:
         msg = "not an image that OpenCV can read"
         raise ImageError(msg)
+    gray = image.ndim == 2
+    if image.dtype != np.uint8:
+        if gray or image.dtype != np.uint16:
+            msg = "gray values of more than 8 bits, which training does not take; convert to 8 bits, here and there"
+            raise ImageError(msg)
+        image = (image // 256).astype(np.uint8)
     factor = int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / MOST_PIXELS)))
     if factor > 1:
         size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -182,6 +182,8 @@ def unroll(model: ov.Model) -> ov.Model:
     for loop in loops_of(model):
         inputs = loop.get_input_descriptions()
         values = {port.input_index: loop.input_value(port.input_index) for port in inputs}
+        carried = [port for port in inputs if isinstance(port, MergedInputDescription)]
+        results = {port.body_value_index: values[port.input_index] for port in carried}
         for i in range(_limit(loop)):
             body = loop.get_function().clone()
             parameters = body.get_parameters()
@@ -191,10 +193,9 @@ def unroll(model: ov.Model) -> ov.Model:
                 _redirect(parameters[counter].output(0), number.output(0))
             for port in inputs:
                 _redirect(parameters[port.body_parameter_index].output(0), values[port.input_index])
-            results = [result.input_value(0) for result in body.get_results()]
-            for port in inputs:
-                if isinstance(port, MergedInputDescription):
-                    values[port.input_index] = results[port.body_value_index]
+            results = {number: result.input_value(0) for number, result in enumerate(body.get_results())}
+            for port in carried:
+                values[port.input_index] = results[port.body_value_index]
         for port in loop.get_output_descriptions():
             output, last = loop.output(port.output_index), results[port.body_value_index]
             last.get_tensor().set_names(output.get_names())

@@ -60,7 +60,7 @@ def usable_cache(folder: str | Path | None) -> dict[str, str]:
 
 
 class Inspector:
-    """An exported model, ready to inspect.
+    """An exported model, ready to inspect; threads may share it.
 
     Args:
         model: The ``.xml`` file, its ``.bin`` file beside it.
@@ -111,10 +111,10 @@ class Inspector:
         self._reconstructs = RECONSTRUCTION in names
         #: How many images are best under inspection at a time.
         self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._free = [self._compiled.create_infer_request() for _ in range(self.parallel)]
+        self._free: list[ov.InferRequest] = []
 
     def start(self, image: np.ndarray) -> Ticket:
-        """Begin to inspect an image; at most ``parallel`` may be under way.
+        """Begin to inspect an image; more than ``parallel`` under way gain nothing.
 
         Args:
             image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, any size; a graph of fixed size gets it resized.
@@ -134,7 +134,10 @@ class Inspector:
             shrinks = self._size[0] < image.shape[1]
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         image = np.ascontiguousarray(image)
-        request = self._free.pop()
+        try:
+            request = self._free.pop()
+        except IndexError:  # other images, maybe of other threads, have them all
+            request = self._compiled.create_infer_request()
         try:
             request.start_async({0: image[None]}, share_inputs=True)
         except RuntimeError as error:

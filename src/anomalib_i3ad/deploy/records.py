@@ -42,7 +42,7 @@ class Records:
         self._file.truncate(len(whole))
         self._end = len(whole)
         self._waiting: list[bytes] = []
-        #: Images that have a row.
+        #: Images that had a row when the file was opened.
         self.done = self._names(whole.decode("utf-8", "surrogateescape"))
         if not whole and not self._as_json:
             self._write(self._line(dict(zip(FIELDS, FIELDS, strict=True))))
@@ -96,7 +96,6 @@ class Records:
         Args:
             row: An entry for each of ``FIELDS``; ``image`` is unique.
         """
-        self.done.add(row["image"])
         self._write(self._line(row))
 
     def close(self) -> None:

@@ -104,7 +104,7 @@ class Progress:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
-        self.images = self.defective = 0
+        self.images = self.defective = self.dropped = 0
         self.errors: list[str] = []
         self.failed = 0
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
@@ -115,6 +115,7 @@ class Progress:
     def add(self, outcome: Outcome) -> None:
         """Count an image and, from time to time, show where the run stands."""
         self.images += 1
+        self.dropped += outcome.frame.dropped
         if outcome.result is None:
             self.fail(f"{outcome.frame.name}: {outcome.error}")
         else:
@@ -138,6 +139,8 @@ class Progress:
         of = "" if self.total is None else f"/{self.total}"
         speed = self.images / max(time.perf_counter() - self._started, 1e-9)
         line = f"{self.images}{of} images, {self.defective} defective, {self.failed} errors, {speed:.1f} images/s"
+        if self.dropped:
+            line += f", {self.dropped} dropped"
         if self._latencies:
             p50, p95, p99 = np.percentile(np.array(self._latencies), (50, 95, 99))
             line += f", inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
@@ -151,7 +154,7 @@ class Progress:
         print("\n".join(lines), file=sys.stderr)
 
 
-def _write(outcome: Outcome, records: Records, pictures: Path) -> str:
+def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float) -> str:
     """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
     frame, image, result, error = outcome
     row = dict.fromkeys(("label", "score", "passes", "milliseconds", "picture"), "")
@@ -163,7 +166,7 @@ def _write(outcome: Outcome, records: Records, pictures: Path) -> str:
         if result.label:
             path = pictures / f"{frame.name.replace(':', '-')}.jpg"
             try:
-                write_picture(path, picture(image, result))
+                write_picture(path, picture(image, result, frame.name, threshold))
                 row["picture"] = path.relative_to(pictures.parent).as_posix()
             except (OSError, cv2.error) as fault:
                 error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
@@ -217,7 +220,7 @@ def run(
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
             progress.add(outcome)
-            writing.append((outcome, writer.submit(_write, outcome, records, pictures)))
+            writing.append((outcome, writer.submit(_write, outcome, records, pictures, inspector.image_threshold)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()
         while writing:

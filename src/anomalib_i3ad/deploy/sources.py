@@ -1,10 +1,8 @@
 """Where images come from: files, folders, folders that fill, videos, cameras."""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -13,13 +11,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from .camera import Camera, name_of
 from .decoding import SUFFIXES, fault, read_image
 
-logger = logging.getLogger(__name__)
-
-#: Seconds between looks into a watched folder, for which a file must be unchanged, after which a part of one is taken
-#: as it is, and between attempts to reach a camera.
-POLL, SETTLED, GIVEN_UP, RECONNECT = 0.2, 1.0, 30.0, 2.0
+#: Seconds between looks into a watched folder, for which a file must be unchanged, and after which a part of one is
+#: taken as it is.
+POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
 
 
 class SourceError(Exception):
@@ -27,10 +24,11 @@ class SourceError(Exception):
 
 
 class Frame(NamedTuple):
-    """An image to be inspected: its name in the results, and a function that reads it."""
+    """An image to be inspected: its name in the results, a function that reads it, and how many were dropped for it."""
 
     name: str
     read: Callable[[], np.ndarray]
+    dropped: int = 0
 
 
 #: Frames, and ``None`` whenever a source has nothing for the moment.
@@ -103,28 +101,14 @@ def video_frames(path: str) -> Frames:
         number += 1
 
 
-def camera_frames(address: int | str, stop: Event) -> Frames:
-    """Frames of a camera, named by the time they were taken; until ``stop``.
-
-    A camera that fails is opened again, as long as it takes.
-
-    Args:
-        address: Its number, or the address of a stream.
-        stop: Ends it.
-    """
-    while not stop.is_set():
-        camera = cv2.VideoCapture(address)
-        there = camera.isOpened()
-        while there and not stop.is_set():
-            there, image = camera.read()
-            if there:
-                taken = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-                yield Frame(f"camera {address} {taken}", partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB))
-                yield None  # nothing waits for the next frame
-        camera.release()
-        if not stop.is_set():
-            logger.warning("camera %s gives no image; trying again every %.0f s", address, RECONNECT)
-            stop.wait(RECONNECT)
+def camera_frames(camera: Camera) -> Frames:
+    """Newest frames of a camera, named by the time at which they were read."""
+    for shot in camera:
+        if shot is not None:
+            taken = shot.taken.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            read = partial(cv2.cvtColor, shot.image, cv2.COLOR_BGR2RGB)
+            yield Frame(f"camera {camera.name} {taken}", read, dropped=shot.dropped)
+        yield None  # an image that waited for the next one would be old
 
 
 def frames_of(source: str, done: set[str], stop: Event, *, watch: bool) -> Frames:
@@ -138,15 +122,16 @@ def frames_of(source: str, done: set[str], stop: Event, *, watch: bool) -> Frame
 
     Raises:
         SourceError: If there is nothing of that name, or it cannot be watched.
+        ConnectionError: If a camera cannot be opened.
     """
-    path = Path(source)
+    path, camera = Path(source), source.isdigit() or "://" in source
     if watch and not path.is_dir():
-        msg = f"{source}: only a folder can be watched, and it must be there"
+        msg = f"{name_of(source) if camera else source}: only a folder can be watched, and it must be there"
         raise SourceError(msg)
     if watch:
         return watched_frames(path, done, stop)
-    if source.isdigit() or "://" in source:
-        return camera_frames(int(source) if source.isdigit() else source, stop)
+    if camera:
+        return camera_frames(Camera(int(source) if source.isdigit() else source, stop))
     if path.is_dir():
         frames = folder_frames(path)
     elif not path.is_file():

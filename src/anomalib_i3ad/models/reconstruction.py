@@ -17,6 +17,7 @@ from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
 
+from anomalib_i3ad.components.depth import check_depth
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
@@ -27,7 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def image_of(batch: Batch) -> torch.Tensor:
-    """Images ``(N, 3, H, W)`` of a batch as a plain tensor."""
+    """Images ``(N, 3, H, W)`` of a batch as a plain tensor.
+
+    Raises:
+        ValueError: If one of them lost values when it was read.
+    """
+    for path in getattr(batch, "image_path", None) or ():
+        check_depth(path)
     assert isinstance(batch.image, torch.Tensor)  # mypy
     return batch.image.as_subclass(torch.Tensor)
 
