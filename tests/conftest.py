@@ -11,6 +11,13 @@ from anomalib_i3ad import I3AD, Textures
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what takes minutes, unless asked for it."""
+    for item in items:
+        if item.get_closest_marker("slow") and "I3AD_SLOW" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: set I3AD_SLOW=1"))
+
+
 @pytest.fixture(autouse=True)
 def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """anomalib writes results, runs and caches into the working directory."""
