@@ -376,7 +376,7 @@ class Line:
                 if (self.results.stat().st_size if self.results.exists() else 0) != before:
                     break
                 time.sleep(0.005)
-            time.sleep(self.rng.uniform(0, 0.3))
+            time.sleep(self.rng.uniform(0, 0.3 if processes == 1 and room is None else 2))
         else:
             time.sleep(self.rng.uniform(0, 5))
         for process in running:
