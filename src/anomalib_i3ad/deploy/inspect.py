@@ -1,19 +1,22 @@
 """``anomalib-i3ad inspect``: images in, rows and pictures out, on a PC without torch."""
 
 import argparse
+import hashlib
 import logging
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
 
+from .claim import ClaimError, claimed
 from .graph import ModelError
 from .inspector import Inspector
 from .records import Records
 from .run import run
-from .sources import SourceError, frames_of
+from .sources import SourceError, frames_of, identity_of
 
 #: Exit codes beside 0: some images could not be inspected; the run could not start, or could not write.
 SOME_FAILED, CANNOT = 1, 2
@@ -25,11 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     """Parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="anomalib-i3ad inspect",
-        description="Inspect images with an exported model. A second start goes on where the first stopped.",
+        description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
+        "changed is inspected. Another model, threshold or source needs another --out, or --again.",
         epilog="Exit codes: 0 done, 1 some images could not be inspected, 2 the run cannot start or write, "
         "128 + n ended by signal n.",
     )
-    parser.add_argument("--model", required=True, help="exported model.xml, with model.bin beside it")
+    parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
     parser.add_argument("--source", required=True, help="folder, image, video, number of a camera or stream address")
     parser.add_argument("--out", required=True, type=Path, help="folder for the results and the pictures of defects")
     parser.add_argument("--device", default="CPU", help="CPU (default), GPU, NPU or AUTO")
@@ -39,7 +43,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threshold", type=float, default=0.5, help="score above which an image is defective")
     parser.add_argument("--pixel-threshold", type=float, default=0.5, help="map value above which a pixel is")
     parser.add_argument("--watch", action="store_true", help="go on with images as they arrive in the folder")
+    parser.add_argument("--again", action="store_true", help="remove the results in the folder, and start over")
     return parser
+
+
+def digest_of(model: Path) -> str:
+    """SHA-256 of a model's two files."""
+    digest = hashlib.sha256(model.read_bytes())
+    digest.update(model.with_suffix(".bin").read_bytes())
+    return digest.hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,14 +78,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         inspector = Inspector(
             chosen.model, chosen.device, chosen.hint, chosen.cache, chosen.threshold, chosen.pixel_threshold
         )
-        records = Records(chosen.out / f"results.{chosen.format}")
-        frames = frames_of(chosen.source, set(records.done), stop, watch=chosen.watch)
-        progress = run(
-            inspector, frames, records, chosen.out / "defective", stop, decoders=min(MOST_DECODERS, os.cpu_count() or 1)
-        )
-        progress.close()
-        records.close()
-    except (ModelError, SourceError, ValueError, OSError) as error:
+        belongs = {
+            "model_sha256": digest_of(chosen.model),
+            "threshold": chosen.threshold,
+            "pixel_threshold": chosen.pixel_threshold,
+            "source": identity_of(chosen.source),
+        }
+        pictures, passed = chosen.out / "defective", Counter[str]()
+        with claimed(chosen.out, belongs, again=chosen.again):
+            records = Records(chosen.out / f"results.{chosen.format}")
+            frames = frames_of(chosen.source, records.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
+            decoders = min(MOST_DECODERS, os.cpu_count() or 1)
+            progress = run(inspector, frames, records, pictures, stop, decoders=decoders)
+            progress.close(passed)
+            records.close()
+    except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)
         return CANNOT
     finally:

@@ -6,26 +6,138 @@ import io
 import json
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
-FIELDS = ("image", "time", "label", "score", "passes", "milliseconds", "picture", "error")
+#: ``size`` in bytes and ``mtime_ns`` tell which content of the file a row belongs to; a camera's images have neither.
+FIELDS = (
+    "image", "time", "label", "score", "threshold", "passes", "milliseconds", "picture", "error", "size", "mtime_ns",
+)  # fmt: skip
+
+JSON_START = b'{"image": '
+#: Size of a file in bytes, and when it was last changed in nanoseconds: what tells one content from the next.
+Stamp = tuple[int, int]
+
+
+def to_line(row: dict[str, Any], *, as_json: bool) -> bytes:
+    """A row as it stands in a file of results; ``None`` is an empty field of a table, and null in JSON."""
+    if as_json:
+        return json.dumps(row).encode() + b"\n"
+    text = io.StringIO()
+    csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _header(*, as_json: bool) -> bytes:
+    return b"" if as_json else to_line(dict(zip(FIELDS, FIELDS, strict=True)), as_json=False)
+
+
+def _from_line(line: bytes, *, as_json: bool) -> dict[str, Any]:
+    """The row of a line, ``None`` where it is empty; of a table, as text but for the stamp.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    text = line.decode("utf-8", "surrogateescape")
+    try:
+        if as_json:
+            row = json.loads(text)
+        else:
+            (fields,) = csv.reader(io.StringIO(text, newline=""), strict=True)
+            row = dict(zip(FIELDS, (field or None for field in fields), strict=True))
+        if tuple(row) != FIELDS:
+            msg = "it has other fields"
+            raise ValueError(msg)
+        if row["size"] is not None:
+            row["size"], row["mtime_ns"] = int(row["size"]), int(row["mtime_ns"])
+    except (csv.Error, TypeError) as error:
+        raise ValueError(str(error)) from error
+    return row
+
+
+def _could_be_torn(lines: list[bytes], *, as_json: bool) -> bool:
+    """Whether a process that was killed can have left these lines as a part of its last row."""
+    if as_json:
+        return all(JSON_START.startswith(line[: len(JSON_START)]) for line in lines)
+    for line in lines[1:]:
+        try:
+            _from_line(line, as_json=False)
+        except ValueError:
+            continue
+        return not line.endswith(b"\n")  # a whole row: a quotation mark before it was never closed
+    return True
+
+
+def rows_in(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Whole rows of a file of results, each as it stands there and parsed; only reads.
+
+    Args:
+        path: A ``.csv`` or ``.jsonl`` file; no rows if it is not there. What a killed process left of its last row is
+            passed over.
+
+    Raises:
+        ValueError: If the file was not written by :class:`Records`, or was changed since; the message names the line.
+    """
+    as_json = path.suffix == ".jsonl"
+    header = _header(as_json=as_json)
+    if not path.exists():
+        return
+    number, lines, quotes = 0 if as_json else 1, list[bytes](), 0
+    with path.open("rb") as file:
+        start = file.read(len(header))
+        if start != header[: len(start)]:
+            msg = f"{path}: has other columns than {', '.join(FIELDS)}; name another file or folder"
+            raise ValueError(msg)
+        for line in file:
+            lines.append(line)
+            quotes += line.count(b'"')
+            if line.endswith(b"\n") and (as_json or quotes % 2 == 0):  # a name may hold a line break, within quotes
+                try:
+                    yield (whole := b"".join(lines)), _from_line(whole, as_json=as_json)
+                except ValueError as error:
+                    msg = f"{path}: line {number + 1} is no row of results ({error}); name another file or folder"
+                    raise ValueError(msg) from error
+                number += len(lines)
+                lines, quotes = [], 0
+    if not _could_be_torn(lines, as_json=as_json):
+        msg = f"{path}: from line {number + 1} on, these are no rows of results; name another file or folder"
+        raise ValueError(msg)
+
+
+def write_whole(path: Path, lines: Iterable[bytes]) -> None:
+    """Write a file whole or not at all, in the place of the one that is there.
+
+    Raises:
+        OSError: If it cannot be written; the message names it.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class Records:
     """A file of results to which rows are added, each whole or not at all.
 
     Rows go to the operating system at once, so that a process that is killed loses none. What a killed process left
-    of its last row is removed when the file is opened again. When the disk is full, rows wait in memory.
+    of its last row is removed when the file is opened again. An image that is inspected anew gets another row; those
+    before it are removed when the file is closed. When the disk is full, rows wait in memory.
 
     Args:
         path: ``.csv`` for a table with a header, ``.jsonl`` for a JSON object a line. Made if it is not there.
 
     Raises:
         OSError: If the file cannot be opened for writing.
-        ValueError: If it has another suffix, or is a table of other columns.
+        ValueError: If it has another suffix, or holds something else, which is left as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,44 +146,38 @@ class Records:
             raise ValueError(msg)
         self.path = path
         self._as_json = path.suffix == ".jsonl"
+        #: Images that had a row without an error when the file was opened, and what they were like then.
+        self.done: dict[str, Stamp] = {}
+        self._named: set[str] = set()
+        self._repeats = False
+        header = _header(as_json=self._as_json)
+        self._end = 0
+        for line, row in rows_in(path):
+            self._end += len(line)
+            self._count(row)
+            self.done.pop(row["image"], None)
+            if row["size"] is not None and not row["error"]:
+                self.done[row["image"]] = (row["size"], row["mtime_ns"])
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b", buffering=0)
-        self._file.seek(0)
-        content = self._file.read()
-        whole = self._whole_rows(content)
-        self._file.truncate(len(whole))
-        self._end = len(whole)
+        self._file = path.open("ab", buffering=0)
+        there = os.fstat(self._file.fileno()).st_size
+        self._end += len(header) if there >= len(header) else 0
+        if there != self._end:
+            os.ftruncate(self._file.fileno(), self._end)
         self._waiting: list[bytes] = []
-        #: Images that had a row when the file was opened.
-        self.done = self._names(whole.decode("utf-8", "surrogateescape"))
-        if not whole and not self._as_json:
-            self._write(self._line(dict(zip(FIELDS, FIELDS, strict=True))))
+        if not self._end and header:
+            self._write(header)
 
-    def _whole_rows(self, content: bytes) -> bytes:
-        """Content up to the end of its last whole row; a row of a table may hold line breaks within quotes."""
-        end = content.rfind(b"\n") + 1
-        while not self._as_json and content.count(b'"', 0, end) % 2:
-            end = content.rfind(b"\n", 0, end - 1) + 1
-        return content[:end]
-
-    def _names(self, text: str) -> set[str]:
-        if self._as_json:
-            return {json.loads(line)["image"] for line in text.splitlines()}
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        if text and tuple(rows.fieldnames or ()) != FIELDS:
-            msg = f"{self.path}: has other columns than {', '.join(FIELDS)}; name another file or folder"
-            raise ValueError(msg)
-        return {row["image"] for row in rows}
-
-    def _line(self, row: dict[str, Any]) -> bytes:
-        if self._as_json:
-            return json.dumps(row).encode() + b"\n"
-        text = io.StringIO()
-        csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+    def _count(self, row: dict[str, Any]) -> None:
+        """Note whether an image has another row; a camera's have not, and are not remembered."""
+        if row["image"] in self._named:
+            self._repeats = True
+        elif row["size"] is not None or row["error"]:
+            self._named.add(row["image"])
 
     def _write(self, line: bytes) -> None:
-        self._waiting.append(line)
+        if line:
+            self._waiting.append(line)
         lines = b"".join(self._waiting)
         try:
             written = self._file.write(lines)
@@ -91,18 +197,20 @@ class Records:
         return len(self._waiting)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row.
+        """Add a row; it replaces the one of the same image, where there is one.
 
         Args:
-            row: An entry for each of ``FIELDS``; ``image`` is unique.
+            row: An entry for each of ``FIELDS``, ``None`` where there is nothing to say.
         """
-        self._write(self._line(row))
+        self._count(row)
+        self._write(to_line(row, as_json=self._as_json))
 
     def close(self) -> None:
-        """Write what waits and close the file.
+        """Write what waits, close the file, and leave one row of each image in it.
 
         Raises:
-            OSError: If rows still cannot be written; the message says how many are lost.
+            OSError: If rows still cannot be written, the message says how many are lost; or if there is no room to
+                write the file without those that were replaced, it is then done the next time.
         """
         if self._waiting:
             self._write(b"")
@@ -113,3 +221,9 @@ class Records:
                 f"{self.path}: no room for the last {lost} rows; make room and start again, they will be inspected anew"
             )
             raise OSError(errno.ENOSPC, msg)
+        if self._repeats:
+            latest: dict[str, bytes] = {}
+            for line, row in rows_in(self.path):
+                latest.pop(row["image"], None)
+                latest[row["image"]] = line
+            write_whole(self.path, [_header(as_json=self._as_json), *latest.values()])

@@ -4,12 +4,13 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from .decoding import ImageError
 from .inspector import Inspection, Inspector, Ticket
 from .pictures import picture, write_picture
-from .records import Records
+from .records import FIELDS, Records
 from .sources import Frame, Frames
 
 logger = logging.getLogger(__name__)
@@ -146,9 +147,16 @@ class Progress:
             line += f", inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
         return line
 
-    def close(self) -> None:
-        """Show the final figures and what went wrong."""
-        lines = [("\r" if self._terminal else "") + str(self) + ("\x1b[K" if self._terminal else ""), *self.errors]
+    def close(self, passed: Mapping[str, int] | None = None) -> None:
+        """Show the final figures and what went wrong.
+
+        Args:
+            passed: How many files of which kind were passed over.
+        """
+        lines = [("\r" if self._terminal else "") + str(self) + ("\x1b[K" if self._terminal else "")]
+        if passed:
+            lines.append("passed over: " + ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items())))
+        lines += self.errors
         if self.failed > len(self.errors):
             lines.append(f"... and {self.failed - len(self.errors)} more; see the column error")
         print("\n".join(lines), file=sys.stderr)
@@ -157,21 +165,26 @@ class Progress:
 def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float) -> str:
     """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
     frame, image, result, error = outcome
-    row = dict.fromkeys(("label", "score", "passes", "milliseconds", "picture"), "")
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    row: dict[str, Any] = {**dict.fromkeys(FIELDS), "image": frame.name, "time": now}
+    path = pictures / f"{frame.name.replace(':', '-')}.jpg"
+    if not (result and result.label):
+        with suppress(OSError):  # what an earlier content of the file looked like
+            path.unlink()
     if result is not None and image is not None:
         row["label"] = "defective" if result.label else "normal"
-        row["score"] = f"{result.score:.6f}"
-        row["passes"] = "" if result.passes is None else str(result.passes)
-        row["milliseconds"] = f"{result.milliseconds:.2f}"
+        row["score"], row["threshold"] = round(result.score, 6), threshold
+        row["passes"], row["milliseconds"] = result.passes, round(result.milliseconds, 2)
         if result.label:
-            path = pictures / f"{frame.name.replace(':', '-')}.jpg"
             try:
                 write_picture(path, picture(image, result, frame.name, threshold))
                 row["picture"] = path.relative_to(pictures.parent).as_posix()
             except (OSError, cv2.error) as fault:
                 error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    records.append({"image": frame.name, "time": now, **row, "error": error})
+    row["error"] = error or None
+    if frame.stamp:
+        row["size"], row["mtime_ns"] = frame.stamp
+    records.append(row)
     return error
 
 

@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -13,10 +14,13 @@ import numpy as np
 
 from .camera import Camera, name_of
 from .decoding import SUFFIXES, fault, read_image
+from .records import Stamp
 
 #: Seconds between looks into a watched folder, for which a file must be unchanged, and after which a part of one is
 #: taken as it is.
 POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
+#: How images are counted that were passed over because nothing about them changed.
+BEFORE = "inspected before"
 
 
 class SourceError(Exception):
@@ -24,10 +28,14 @@ class SourceError(Exception):
 
 
 class Frame(NamedTuple):
-    """An image to be inspected: its name in the results, a function that reads it, and how many were dropped for it."""
+    """An image to be inspected.
+
+    Its name in the results, a function that reads it, what its file is like, and how many were dropped for it.
+    """
 
     name: str
     read: Callable[[], np.ndarray]
+    stamp: Stamp | None = None
     dropped: int = 0
 
 
@@ -35,40 +43,88 @@ class Frame(NamedTuple):
 Frames = Iterator[Frame | None]
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Image files below a folder, sorted within each folder; folders that vanish are passed over."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
+def stamp_of(path: Path) -> Stamp:
+    """What a file is like now.
+
+    Raises:
+        OSError: If that cannot be told.
+    """
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _file_frame(path: Path, name: str) -> Frame:
+    """A file, as it is before it is read: one that changes meanwhile will be another the next time."""
+    try:
+        return Frame(name, partial(read_image, path), stamp_of(path))
+    except OSError:  # reading it will say why
+        return Frame(name, partial(read_image, path))
+
+
+def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[Path]:
+    """Image files below a folder, sorted within each folder; whatever else is there is counted in ``passed``."""
+
+    def unreadable(_: OSError) -> None:  # or it vanished meanwhile
+        passed["folder that cannot be read"] += 1
+
+    def enters(path: Path) -> bool:
+        why = (
+            "hidden" if path.name.startswith(".") else
+            "linked folder" if path.is_symlink() else
+            "folder of results" if path.resolve() == own else ""
+        )  # fmt: skip
+        passed.update([why] if why else [])
+        return not why
+
+    for root, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = [name for name in sorted(folders) if enters(Path(root, name))]
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in SUFFIXES:  # noqa: PTH122  # many files, and this is many times faster
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  # many files, and this is many times faster
+            if name.startswith("."):
+                passed["hidden"] += 1
+            elif suffix in SUFFIXES:
                 yield Path(root, name)
+            else:
+                passed[suffix or "without suffix"] += 1
 
 
-def folder_frames(folder: Path) -> Frames:
-    """All images below a folder, by their path within it."""
-    for path in _images_below(folder):
-        yield Frame(path.relative_to(folder).as_posix(), partial(read_image, path))
+def folder_frames(folder: Path, own: Path | None = None, passed: Counter[str] | None = None) -> Frames:
+    """All images below a folder, by their path within it.
+
+    Args:
+        folder: Where to look.
+        own: Folder below it from which nothing is taken.
+        passed: Counts, by kind, what is passed over.
+    """
+    for path in _images_below(folder, own, Counter() if passed is None else passed):
+        yield _file_frame(path, path.relative_to(folder).as_posix())
 
 
-def watched_frames(folder: Path, done: set[str], stop: Event) -> Frames:
-    """Images below a folder as they arrive there, once they are written; until ``stop``.
+def watched_frames(
+    folder: Path, done: Mapping[str, Stamp], stop: Event, own: Path | None, passed: Counter[str]
+) -> Frames:
+    """Images below a folder as they arrive there or are overwritten, once they are written; until ``stop``.
 
     Args:
         folder: May vanish and come back.
-        done: Names to pass over; those of yielded frames are added.
+        done: Images to pass over as long as they are like this.
         stop: Ends the watch.
+        own: Folder below it from which nothing is taken.
+        passed: Counts, by kind, what the latest look passed over.
     """
-    seen: dict[str, tuple[tuple[int, int], float]] = {}
+    taken = dict(done)
+    seen: dict[str, tuple[Stamp, float]] = {}
     while not stop.is_set():
-        for path in _images_below(folder):
+        counts = Counter[str]()
+        for path in _images_below(folder, own, counts):
             name = path.relative_to(folder).as_posix()
-            if name in done:
-                continue
             try:
-                status = path.stat()
-                state, now = (status.st_size, status.st_mtime_ns), time.monotonic()
-                if seen.get(name, ((), 0.0))[0] != state:
-                    seen[name] = (state, now)
+                stamp, now = stamp_of(path), time.monotonic()
+                if taken.get(name) == stamp:
+                    counts[BEFORE] += done.get(name) == stamp
+                    continue
+                if seen.get(name, ((), 0.0))[0] != stamp:
+                    seen[name] = (stamp, now)
                 unchanged = now - seen[name][1]
                 ready = unchanged > GIVEN_UP or (unchanged > SETTLED and not fault(path.read_bytes()))
             except OSError:  # moved away meanwhile
@@ -76,8 +132,10 @@ def watched_frames(folder: Path, done: set[str], stop: Event) -> Frames:
                 continue
             if ready:
                 seen.pop(name)
-                done.add(name)
-                yield Frame(name, partial(read_image, path))
+                taken[name] = stamp
+                yield Frame(name, partial(read_image, path), stamp)
+        passed.clear()
+        passed.update(counts)
         yield None
         stop.wait(POLL)
 
@@ -92,12 +150,13 @@ def video_frames(path: str) -> Frames:
     if not video.isOpened():
         msg = f"{path}: neither an image nor a video that OpenCV can open"
         raise SourceError(msg)
-    number = 0
+    number, stamp = 0, stamp_of(Path(path))
     while True:
         there, image = video.read()
         if not there:
             return
-        yield Frame(f"{Path(path).name}#{number:08d}", partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB))
+        name = f"{Path(path).name}#{number:08d}"
+        yield Frame(name, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB), stamp)
         number += 1
 
 
@@ -111,34 +170,83 @@ def camera_frames(camera: Camera) -> Frames:
         yield None  # an image that waited for the next one would be old
 
 
-def frames_of(source: str, done: set[str], stop: Event, *, watch: bool) -> Frames:
+def identity_of(source: str) -> str:
+    """What tells a source from others: where a folder or file is, and of a video, whose images have no files, which.
+
+    Args:
+        source: As for :func:`frames_of`.
+    """
+    path = Path(source)
+    if source.isdigit() or "://" in source:
+        return f"camera {name_of(source)}"
+    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+        return "{} of {} bytes, {} ns".format(path.resolve(), *stamp_of(path))
+    return str(path.resolve())
+
+
+def _own_folder(path: Path, pictures: Path) -> Path:
+    """Folder from which a run must not take images, since it puts some there.
+
+    Raises:
+        SourceError: If there are no others.
+    """
+    path, pictures = path.resolve(), pictures.resolve()
+    if pictures in {path, *path.parents}:
+        msg = f"{path}: the run puts its own pictures there; give another --out"
+        raise SourceError(msg)
+    out = pictures.parent
+    return out if path in out.parents else pictures
+
+
+def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str]) -> Frames:
+    for frame in frames:
+        if frame is not None and frame.stamp is not None and done.get(frame.name) == frame.stamp:
+            passed[BEFORE] += 1
+        else:
+            yield frame
+
+
+def frames_of(
+    source: str,
+    done: Mapping[str, Stamp],
+    stop: Event,
+    *,
+    watch: bool,
+    pictures: Path | None = None,
+    passed: Counter[str] | None = None,
+) -> Frames:
     """Images of whatever ``source`` names.
 
     Args:
         source: Folder, image, video, number of a camera, or address of a stream (``rtsp://...``).
-        done: Names to pass over.
+        done: Images to pass over as long as their files are like this.
         stop: Ends cameras and watched folders.
         watch: Go on with what arrives in the folder.
+        pictures: Folder of the run's own pictures; no image is taken from it, nor from the folder that it lies in
+            where that is below the source.
+        passed: Counts, by kind, what is passed over.
 
     Raises:
-        SourceError: If there is nothing of that name, or it cannot be watched.
+        SourceError: If there is nothing of that name, or it cannot be watched, or holds the run's own pictures.
         ConnectionError: If a camera cannot be opened.
     """
     path, camera = Path(source), source.isdigit() or "://" in source
+    passed = Counter() if passed is None else passed
+    own = None if pictures is None else _own_folder(path, pictures)
     if watch and not path.is_dir():
         msg = f"{name_of(source) if camera else source}: only a folder can be watched, and it must be there"
         raise SourceError(msg)
     if watch:
-        return watched_frames(path, done, stop)
+        return watched_frames(path, done, stop, own, passed)
     if camera:
         return camera_frames(Camera(int(source) if source.isdigit() else source, stop))
     if path.is_dir():
-        frames = folder_frames(path)
+        frames = folder_frames(path, own, passed)
     elif not path.is_file():
         msg = f"{source}: there is no such folder or file; cameras are named by their number or an address with ://"
         raise SourceError(msg)
     elif path.suffix.lower() in SUFFIXES:
-        frames = iter([Frame(path.name, partial(read_image, path))])
+        frames = iter([_file_frame(path, path.name)])
     else:
         frames = video_frames(source)
-    return (frame for frame in frames if frame is None or frame.name not in done)
+    return _not_done(frames, done, passed)

@@ -1,0 +1,105 @@
+"""Whose a folder of results is: one process's at a time, and of one model, its thresholds and one source."""
+
+import errno
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from .records import rows_in, write_whole
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+#: What lies in the folder: who writes there, what its results belong to, and the results.
+LOCK, BELONGS = "inspect.lock", "run.json"
+RESULTS = ("results.csv", "results.jsonl")
+#: Where Windows locks a byte: far behind what others must be able to read.
+FAR = 1 << 30
+
+
+class ClaimError(Exception):
+    """A folder in which this run may not write; the message says what to do."""
+
+
+def _hold(file: IO[bytes], folder: Path) -> None:
+    """Lock an open file until it is closed or its process ends, however it ends, and write into it who holds it.
+
+    Raises:
+        ClaimError: If another process holds it.
+        OSError: If it cannot be locked or written to.
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    try:
+        if sys.platform == "win32":
+            file.seek(FAR)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {now},".encode())
+    except OSError as error:
+        if error.errno not in {errno.EAGAIN, errno.EACCES, errno.EDEADLK}:
+            raise OSError(error.errno, error.strerror, file.name) from error
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "another process"
+        msg = f"{folder}: {holder} writes here; wait for its end or give another --out"
+        raise ClaimError(msg) from error
+
+
+def _start_over(folder: Path) -> None:
+    """Remove the results of a folder and the pictures that they name; whatever else lies there stays."""
+    pictures = [row["picture"] for name in RESULTS for _, row in rows_in(folder / name) if row["picture"]]
+    for name in (*pictures, *RESULTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check(folder: Path, of: dict[str, Any]) -> None:
+    """Check that the results in a folder belong to this.
+
+    Raises:
+        ClaimError: If they belong to something else, or nothing says what they belong to.
+    """
+    advice = "give another --out, or --again to start over in this one"
+    try:
+        before = dict(json.loads((folder / BELONGS).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        msg = f"{folder / BELONGS}: does not tell what the results beside it belong to; {advice}"
+        raise ClaimError(msg) from error
+    other = [f"{name} {before.get(name)}, not {value}" for name, value in of.items() if before.get(name) != value]
+    if other:
+        msg = f"{folder}: its results are of {'; '.join(other)}: {advice}"
+        raise ClaimError(msg)
+
+
+@contextmanager
+def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterator[None]:
+    """Hold a folder of results against all other processes.
+
+    Args:
+        folder: Made if it is not there.
+        of: What the results belong to, by name; kept beside them in ``run.json``.
+        again: Remove the results that are there, and their pictures.
+
+    Raises:
+        ClaimError: If another process writes there, or results that are there belong to something else.
+        OSError: If the folder cannot be written to.
+        ValueError: If there is a file in the place of the results that holds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a+b", buffering=0) as file:
+        _hold(file, folder)
+        if again:
+            _start_over(folder)
+        if any(next(rows_in(folder / name), None) for name in RESULTS):
+            _check(folder, of)
+        else:
+            write_whole(folder / BELONGS, [json.dumps(of, indent=1).encode() + b"\n"])
+        yield

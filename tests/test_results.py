@@ -1,0 +1,456 @@
+"""Results at the line belong to what is there now: its files, the model and the thresholds; and to one process."""
+
+import csv
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from anomalib_i3ad import I3AD
+from anomalib_i3ad.deploy import Inspector, inspect, records, sources
+from anomalib_i3ad.deploy.claim import claimed
+from anomalib_i3ad.deploy.records import FIELDS, Records
+from test_deploy import command, encode, make_pixels, rows_of
+
+#: Images of one size in bytes, so that only the time of a file tells that it holds another.
+SIZE = 64
+BROKEN = b"no image"
+
+
+def content(seed: int) -> bytes:
+    return encode(make_pixels(SIZE, SIZE, seed), ".bmp")
+
+
+def scores_of(model: Path, count: int) -> list[float]:
+    inspector = Inspector(model)
+    return [inspector.inspect(make_pixels(SIZE, SIZE, seed)).score for seed in range(count)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Folder of ``0.bmp`` to ``4.bmp``, each with the content of its number."""
+    path = tmp_path / "images"
+    path.mkdir()
+    for seed in range(5):
+        (path / f"{seed}.bmp").write_bytes(content(seed))
+    return path
+
+
+@pytest.fixture(scope="module")
+def scores(exported: Path) -> list[float]:
+    """Of the contents 0 to 9."""
+    return scores_of(exported, 10)
+
+
+def read_rows(out: Path, form: str) -> dict[str, dict[str, object]]:
+    """Rows by name; no name may have two."""
+    if form == "csv":
+        rows = rows_of(out)
+    else:
+        rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == len({row["image"] for row in rows})
+    return {row["image"]: row for row in rows}
+
+
+class TestSecondStart:
+    @pytest.mark.parametrize("form", ["csv", "jsonl"])
+    def test_inspects_what_changed_failed_or_is_new(
+        self,
+        exported: Path,
+        source: Path,
+        scores: list[float],
+        tmp_path: Path,
+        capfd: pytest.CaptureFixture,
+        form: str,
+    ) -> None:
+        arguments = command(exported, source, tmp_path / "out", "--format", form)
+        (source / "broken.bmp").write_bytes(BROKEN)
+        (source / "padded.bmp").write_bytes(content(7))
+        for told in ("7 images", "1 images"):
+            assert inspect.main(arguments) == 1  # the error stays open
+            assert told in capfd.readouterr().err
+        before = (source / "padded.bmp").stat()
+        (source / "0.bmp").write_bytes(content(5))  # another time
+        (source / "padded.bmp").write_bytes(content(8) + b"\0")  # another size
+        os.utime(source / "padded.bmp", ns=(before.st_atime_ns, before.st_mtime_ns))
+        (source / "broken.bmp").write_bytes(content(6))
+        (source / "new.bmp").write_bytes(content(9))
+        (source / "4.bmp").unlink()
+        assert inspect.main(arguments) == 0
+        errors = capfd.readouterr().err
+        assert "4 images" in errors
+        assert "passed over: 3 inspected before\n" in errors
+        rows = read_rows(tmp_path / "out", form)
+        now = {"0": 5, "1": 1, "2": 2, "3": 3, "4": 4, "broken": 6, "padded": 8, "new": 9}
+        assert rows.keys() == {f"{name}.bmp" for name in now}
+        for name, seed in now.items():
+            assert float(rows[f"{name}.bmp"]["score"]) == pytest.approx(scores[seed], abs=2e-6)
+            assert not rows[f"{name}.bmp"]["error"]
+        assert inspect.main(arguments) == 0
+        assert "0 images" in capfd.readouterr().err
+
+    def test_refuses_to_mix(
+        self, exported: Path, source: Path, scores: list[float], tmp_path: Path, capfd: pytest.CaptureFixture
+    ) -> None:
+        out, other = tmp_path / "out", tmp_path / "other"
+        limit = sorted(scores[:5])[2]
+        assert inspect.main(command(exported, source, out, "--threshold", str(limit))) == 0
+        content_before = (out / "results.csv").read_bytes()
+        (out / "defective" / "mine.txt").write_text("not the run's")
+        shutil.copytree(source, other)
+        for suffix in (".xml", ".bin"):
+            shutil.copy(exported.with_suffix(suffix), tmp_path / f"model{suffix}")
+        with (tmp_path / "model.xml").open("a") as file:
+            file.write("<!-- exported anew -->\n")
+        model = tmp_path / "model.xml"
+        for changed, told in (
+            (command(exported, source, out, "--threshold", "0.9"), f"threshold {limit}, not 0.9"),
+            (command(exported, source, out, "--pixel-threshold", "0.9"), "pixel_threshold 0.5, not 0.9"),
+            (command(model, source, out, "--threshold", str(limit)), "model_sha256"),
+            (command(exported, other, out, "--threshold", str(limit)), f"source {source}, not {other}"),
+        ):
+            assert inspect.main(changed) == 2
+            errors = capfd.readouterr().err
+            assert told in errors
+            assert "give another --out, or --again" in errors
+        assert (out / "results.csv").read_bytes() == content_before
+        assert len(list((out / "defective").glob("*.jpg"))) == 2
+        assert inspect.main(command(model, source, out, "--threshold", "0.9", "--again")) == 0
+        rows = read_rows(out, "csv")
+        assert len(rows) == 5
+        assert {row["threshold"] for row in rows.values()} == {"0.9"}
+        assert [path.name for path in (out / "defective").iterdir()] == ["mine.txt"]
+        assert inspect.main(command(model, source, out, "--threshold", "0.9")) == 0
+        assert json.loads((out / "run.json").read_text())["source"] == str(source)
+
+    def test_a_picture_goes_with_the_content_that_it_shows(
+        self, exported: Path, source: Path, scores: list[float], tmp_path: Path
+    ) -> None:
+        worst, best = (scores.index(pick(scores[:5])) for pick in (max, min))
+        limit = str(sorted(scores[:5])[-2])
+        arguments = command(exported, source, tmp_path / "out", "--threshold", limit)
+        assert inspect.main(arguments) == 0
+        pictures = tmp_path / "out" / "defective"
+        assert [path.name for path in pictures.iterdir()] == [f"{worst}.bmp.jpg"]
+        (source / f"{worst}.bmp").write_bytes(content(best))
+        assert inspect.main(arguments) == 0
+        assert not list(pictures.iterdir())
+        assert {row["picture"] for row in rows_of(tmp_path / "out")} == {""}
+
+    def test_a_recording_that_was_replaced_is_another_source(self, tmp_path: Path) -> None:
+        path = tmp_path / "video.avi"
+        path.write_bytes(b"one")
+        first = sources.identity_of(str(path))
+        assert first == sources.identity_of(str(path))
+        path.write_bytes(b"another")
+        assert sources.identity_of(str(path)) != first
+        assert sources.identity_of("rtsp://me:p@ss@camera/1") == "rtsp://camera/1"
+
+
+class TestOwnPictures:
+    @pytest.mark.parametrize("out", ["images", "images/results", "."])
+    def test_are_not_inspected(self, exported: Path, source: Path, tmp_path: Path, out: str) -> None:
+        arguments = command(exported, source, tmp_path / out, "--threshold", "0")
+        for _ in range(2):
+            assert inspect.main(arguments) == 0
+            assert set(read_rows(tmp_path / out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
+            assert len(list((tmp_path / out / "defective").iterdir())) == 5
+
+    def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+        (tmp_path / "out" / "defective" / "sub").mkdir(parents=True)
+        assert inspect.main(command(exported, tmp_path / "out" / "defective" / "sub", tmp_path / "out")) == 2
+        assert "the run puts its own pictures there; give another --out" in capfd.readouterr().err
+
+
+class TestWatch:
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sources, "SETTLED", -1.0)
+        monkeypatch.setattr(sources, "POLL", 0.0)
+
+    def test_sees_what_is_overwritten_and_not_its_own_pictures(self, source: Path, tmp_path: Path) -> None:
+        known, passed = {f"{seed}.bmp": sources.stamp_of(source / f"{seed}.bmp") for seed in range(4)}, Counter()
+        frames = sources.frames_of(
+            str(source), known, threading.Event(), watch=True, pictures=source / "defective", passed=passed
+        )
+
+        def look() -> list[str]:
+            """Names up to the end of a look."""
+            return [frame.name for frame in iter(partial(next, frames), None)]
+
+        assert look() == ["4.bmp"]
+        (source / "defective").mkdir()
+        (source / "defective" / "4.bmp.jpg").write_bytes(encode(make_pixels(), ".jpg"))
+        assert look() == []
+        (source / "2.bmp").write_bytes(content(5))
+        (source / "4.bmp").write_bytes(content(6))
+        assert look() == ["2.bmp", "4.bmp"]
+        assert look() == []
+        assert passed == {sources.BEFORE: 3, "folder of results": 1}
+
+
+class TestPassedOver:
+    def test_is_told(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+        for name in ("a.gif", "b.GIF", "notes.txt", "README", ".hidden.bmp", "._0.bmp", ".cache/x.bmp", "sub/y.bmp"):
+            (source / name).parent.mkdir(exist_ok=True)
+            (source / name).write_bytes(content(5))
+        (source / "link").symlink_to(source / "sub")
+        assert inspect.main(command(exported, source, tmp_path / "out")) == 0
+        assert set(read_rows(tmp_path / "out", "csv")) == {"sub/y.bmp", *(f"{seed}.bmp" for seed in range(5))}
+        told = "passed over: 2 .gif, 1 .txt, 3 hidden, 1 linked folder, 1 without suffix\n"
+        assert told in capfd.readouterr().err
+
+    def test_a_folder_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+        passed: Counter[str] = Counter()
+        assert not list(sources.folder_frames(tmp_path / "gone", None, passed))
+        assert passed == {"folder that cannot be read": 1}
+
+
+def test_only_one_process_writes(exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    arguments = command(exported, source, tmp_path / "out")
+    with claimed(tmp_path / "out", {}):
+        assert inspect.main(arguments) == 2
+        assert inspect.main([*arguments, "--again"]) == 2
+        assert not (tmp_path / "out" / "results.csv").exists()
+    errors = capfd.readouterr().err
+    assert errors.count(f"process {os.getpid()} on ") == 2
+    assert "writes here; wait for its end or give another --out" in errors
+    assert inspect.main(arguments) == 0
+
+
+def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -> None:
+    (source / "broken.bmp").write_bytes(BROKEN)
+    assert inspect.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 1
+    rows = read_rows(tmp_path / "out", "jsonl")
+    assert rows.pop("broken.bmp")["score"] is None
+    for name, row in rows.items():
+        kinds = {field: type(row[field]) for field in ("score", "threshold", "passes", "milliseconds", "size")}
+        assert kinds == {"score": float, "threshold": float, "passes": int, "milliseconds": float, "size": int}
+        assert row["mtime_ns"] == (source / name).stat().st_mtime_ns
+        assert row["error"] is None
+
+
+class TestRecords:
+    def row(self, name: str, **more: object) -> dict[str, object]:
+        return {**dict.fromkeys(FIELDS), "image": name, "size": 1, "mtime_ns": 2, **more}
+
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_the_last_row_of_an_image_stays(self, tmp_path: Path, suffix: str) -> None:
+        path = tmp_path / f"results.{suffix}"
+        first = Records(path)  # never closed: its process is killed
+        for row in (self.row("a"), self.row("b", error="x"), self.row("c"), self.row("a", mtime_ns=3)):
+            first.append(row)
+        again = Records(path)
+        assert again.done == {"c": (1, 2), "a": (1, 3)}
+        again.append(self.row("b"))
+        again.append(self.row("c", error="y"))
+        again.close()
+        rows = [row for _, row in records.rows_in(path)]
+        assert [(row["image"], row["mtime_ns"], row["error"]) for row in rows] == [
+            ("a", 3, None),
+            ("b", 2, None),
+            ("c", 2, "y"),
+        ]
+
+    def test_no_room_to_remove_rows_loses_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        path = tmp_path / "results.csv"
+        table = Records(path)
+        for mtime in (1, 2):
+            table.append(self.row("a", mtime_ns=mtime))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match=r"No space left on device: .*results.csv"):
+                table.close()
+        assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
+        assert len(list(records.rows_in(path))) == 2
+        Records(path).close()
+        assert [row["mtime_ns"] for _, row in records.rows_in(path)] == [2]
+
+    def test_images_of_a_camera_are_not_remembered(self, tmp_path: Path) -> None:
+        table = Records(tmp_path / "results.csv")
+        for number in range(10):
+            table.append(self.row(f"camera {number}", size=None, mtime_ns=None))
+        table.close()
+        table = Records(tmp_path / "results.csv")
+        assert not table.done
+        assert not table._named
+        table.close()
+
+    HEADER = ",".join(FIELDS) + "\n"
+    WHOLE = "a.png,t,normal,0.1,0.5,1,2,,,5,6\n"
+
+    @pytest.mark.parametrize(
+        ("name", "text", "told"),
+        [
+            ("results.csv", "a,b\n1,2\n3", "has other columns"),
+            ("results.csv", HEADER + WHOLE + WHOLE.replace("normal", '"normal') + 2 * WHOLE, "from line 3 on"),
+            ("results.csv", HEADER + WHOLE + WHOLE.replace(",", ";") + WHOLE, "line 3 is no row"),
+            ("results.csv", HEADER + WHOLE.replace(",5,", ",five,") + WHOLE[:9], "line 2 is no row"),
+            ("results.jsonl", '{"a": 1}', "from line 1 on"),
+            ("results.jsonl", '{"a": 1}\n{"image": ', "line 1 is no row"),
+            ("results.jsonl", "12\n", "line 1 is no row"),
+        ],
+    )
+    def test_leaves_a_foreign_file_as_it_is(self, tmp_path: Path, name: str, text: str, told: str) -> None:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name}: .*{told}"):
+            Records(tmp_path / name)
+        assert (tmp_path / name).read_text() == text
+        with pytest.raises(ValueError, match=told), claimed(tmp_path, {}, again=True):
+            pass
+        assert (tmp_path / name).read_text() == text
+
+
+class Line:
+    """A folder of images that change, and an inspection of it that is killed; results must be right in the end."""
+
+    def __init__(self, folder: Path, out: Path, models: list[Path], rng: random.Random) -> None:
+        self.folder, self.out, self.rng = folder, out, rng
+        self.contents = [content(seed) for seed in range(8)]
+        self.scores = {model: scores_of(model, 8) for model in models}
+        self.settings = [(model, round(sorted(self.scores[model])[4] - 1e-4, 6)) for model in models]
+        self.settings += [(models[0], self.settings[0][1] + 1e-3)]
+        self.now = self.settings[0]
+        self.files: dict[str, int | None] = {}
+        self.figures: Counter[str] = Counter()
+        folder.mkdir()
+        for number in range(240):
+            self.put(f"{number:03}.bmp")
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results.csv"
+
+    def put(self, name: str, *, whole: bool = True) -> None:
+        self.files[name] = self.rng.randrange(8) if whole else None
+        (self.folder / name).write_bytes(BROKEN if self.files[name] is None else self.contents[self.files[name]])
+
+    def change(self) -> None:
+        for name in self.rng.sample(sorted(self.files), 60):
+            what = self.rng.random()
+            if what < 0.1:
+                (self.folder / name).unlink()
+                del self.files[name]
+                self.put(f"new_{len(self.figures)}_{self.rng.randrange(10**6)}.bmp")
+            else:
+                self.put(name, whole=what < 0.9)
+            self.figures["changes"] += 1
+
+    def program(self) -> list[str]:
+        model, threshold = self.now
+        begun = self.out / "run.json"
+        belongs = json.loads(begun.read_text()) if begun.exists() else {}
+        again = [belongs.get("model_sha256"), belongs.get("threshold")] != [inspect.digest_of(model), threshold]
+        arguments = command(model, self.folder, self.out, "--threshold", str(threshold))
+        return [sys.executable, "-m", "anomalib_i3ad", "inspect", *arguments, *(["--again"] if again else [])]
+
+    def start_and_kill(self, processes: int, room: int | None) -> None:
+        """Kill so many at a random moment; files may grow by so many bytes."""
+        before = self.results.stat().st_size if self.results.exists() else 0
+
+        def limit() -> None:
+            if room is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (before + room, before + room))
+
+        program = self.program()
+        running = [
+            subprocess.Popen(program, stderr=subprocess.PIPE, text=True, preexec_fn=limit)  # noqa: PLW1509
+            for _ in range(processes)
+        ]
+        if self.rng.random() < 0.8:  # once it writes; otherwise whatever it does
+            while any(process.poll() is None for process in running):
+                if (self.results.stat().st_size if self.results.exists() else 0) != before:
+                    break
+                time.sleep(0.005)
+            time.sleep(self.rng.uniform(0, 0.3 if processes == 1 and room is None else 2))
+        else:
+            time.sleep(self.rng.uniform(0, 5))
+        for process in running:
+            self.figures["killed"] += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+        for process in running:
+            _, errors = process.communicate()
+            self.figures["locked out"] += "writes here" in errors
+            self.figures["without room"] += "no room" in errors
+            assert "Traceback" not in errors
+
+    def finish(self) -> None:
+        """Run to the end, and check every row against what is there now."""
+        assert subprocess.run(self.program(), check=False).returncode == int(None in self.files.values())
+        with self.results.open(newline="") as file:
+            table = list(csv.DictReader(file))
+        rows = {row["image"]: row for row in table}
+        assert len(rows) == len(table)
+        assert rows.keys() >= self.files.keys()
+        model, threshold = self.now
+        for name, seed in self.files.items():
+            row, status = rows[name], (self.folder / name).stat()
+            assert (int(row["size"]), int(row["mtime_ns"])) == (status.st_size, status.st_mtime_ns)
+            assert bool(row["error"]) == (seed is None)
+            picture = self.out / "defective" / f"{name}.jpg"
+            if seed is not None:
+                score = self.scores[model][seed]
+                assert float(row["score"]) == pytest.approx(score, abs=2e-6)
+                assert float(row["threshold"]) == threshold
+                assert row["label"] == ("defective" if score > threshold else "normal")
+            assert bool(row["picture"]) == picture.exists() == (row["label"] == "defective")
+        self.figures["rows"] = len(rows)
+        self.figures["errors"] = sum(bool(row["error"]) for row in table)
+
+
+@pytest.fixture(scope="session")
+def second_model(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network, calibrated otherwise: other scores."""
+    threshold = untrained.post_processor._image_threshold
+    before = threshold.clone()
+    threshold.fill_(0.3)
+    try:
+        return untrained.to_openvino(tmp_path_factory.mktemp("second"))
+    finally:
+        threshold.copy_(before)
+
+
+def crash(line: Line, kills: int) -> None:
+    for kill in range(kills):
+        if kill % 5 == 3:
+            line.now = line.rng.choice([setting for setting in line.settings if setting != line.now])
+            line.figures["settings"] += 1
+        line.start_and_kill(processes=1 + (kill % 3 == 1), room=2000 if kill % 4 == 2 else None)
+        line.change()
+    line.finish()
+    for name in [name for name, seed in line.files.items() if seed is None]:
+        line.put(name)
+    line.finish()
+    whole = line.results.read_bytes()
+    line.finish()
+    assert line.results.read_bytes() == whole
+    print(f"\n{kills} starts: {dict(line.figures)}")
+
+
+def test_killed_three_times_every_row_is_of_now(exported: Path, tmp_path: Path) -> None:
+    line = Line(tmp_path / "images", tmp_path / "out", [exported], random.Random(0))
+    crash(line, 3)
+    assert line.figures["killed"] >= 2
+
+
+@pytest.mark.slow
+def test_killed_thirty_times_every_row_is_of_now(exported: Path, second_model: Path, tmp_path: Path) -> None:
+    line = Line(tmp_path / "images", tmp_path / "out", [exported, second_model], random.Random(1))
+    crash(line, 30)
+    assert line.figures["killed"] >= 20
+    assert line.figures["locked out"]
+    assert line.figures["without room"]
