@@ -155,7 +155,7 @@ class TestSecondStart:
         assert first == sources.identity_of(str(path))
         path.write_bytes(b"another")
         assert sources.identity_of(str(path)) != first
-        assert sources.identity_of("rtsp://me:p@ss@camera/1") == "rtsp://camera/1"
+        assert sources.identity_of("rtsp://me:p@ss@camera/1") == "camera rtsp-camera"
 
 
 class TestOwnPictures:
