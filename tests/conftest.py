@@ -10,6 +10,8 @@ from anomalib_i3ad import I3AD, Textures
 
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
 
+torch.set_num_threads(1)  # models are tiny, and tests run side by side
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what takes minutes, unless asked for it."""
