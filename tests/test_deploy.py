@@ -548,10 +548,11 @@ class TestConvert:
         return convert.main(["--model", str(model), "--out", str(out), *forms])
 
     @pytest.fixture(scope="class")
-    def fixed(self, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def fixed(cls, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """Model of one size, neither square nor that of any image drawn for all sizes."""
         path = tmp_path_factory.mktemp("fixed") / "fixed.xml"
-        assert self.convert(exported, path, "--size", "70", "90") == 0
+        assert cls.convert(exported, path, "--size", "70", "90") == 0
         return path
 
     def test_writes_the_forms_devices_want(self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from threading import Event
 
@@ -85,13 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "source": identity_of(chosen.source),
         }
         pictures, passed = chosen.out / "defective", Counter[str]()
-        with claimed(chosen.out, belongs, again=chosen.again):
-            records = Records(chosen.out / f"results.{chosen.format}")
+        with (
+            claimed(chosen.out, belongs, again=chosen.again),
+            closing(Records(chosen.out / f"results.{chosen.format}")) as records,
+        ):
             frames = frames_of(chosen.source, records.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
             decoders = min(MOST_DECODERS, os.cpu_count() or 1)
             progress = run(inspector, frames, records, pictures, stop, decoders=decoders)
             progress.close(passed)
-            records.close()
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)
         return CANNOT
