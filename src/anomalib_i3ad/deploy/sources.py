@@ -170,6 +170,10 @@ def camera_frames(camera: Camera) -> Frames:
         yield None  # an image that waited for the next one would be old
 
 
+def _is_camera(source: str) -> bool:
+    return source.isdigit() or "://" in source
+
+
 def identity_of(source: str) -> str:
     """What tells a source from others: where a folder or file is, and of a video, whose images have no files, which.
 
@@ -177,7 +181,7 @@ def identity_of(source: str) -> str:
         source: As for :func:`frames_of`.
     """
     path = Path(source)
-    if source.isdigit() or "://" in source:
+    if _is_camera(source):
         return f"camera {name_of(source)}"
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         return "{} of {} bytes, {} ns".format(path.resolve(), *stamp_of(path))
@@ -230,7 +234,7 @@ def frames_of(
         SourceError: If there is nothing of that name, or it cannot be watched, or holds the run's own pictures.
         ConnectionError: If a camera cannot be opened.
     """
-    path, camera = Path(source), source.isdigit() or "://" in source
+    path, camera = Path(source), _is_camera(source)
     passed = Counter() if passed is None else passed
     own = None if pictures is None else _own_folder(path, pictures)
     if watch and not path.is_dir():
