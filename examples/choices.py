@@ -27,7 +27,7 @@ from rich.progress import track
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures
-from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
+from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
 from anomalib_i3ad.models.feature_i3ad import torch_model as features
 
 
@@ -51,7 +51,7 @@ STUDIES = {
         I3AD,
         {"image_size": 64, "width": 8},
         {
-            "lattice_probability": [0.0, 1.0],
+            "grid_probability": [0.0, 1.0],
             "adversarial_weight": [0.01, 0.1, 1.0],
             "width": [4, 16],
             "stages": [2],

@@ -5,7 +5,8 @@
 Exports a trained model to ONNX and OpenVINO with dynamic size, runs Engine.predict, ONNX Runtime and OpenVINO (FP32)
 over the test images at their own size and some at 1024x768, and prints the largest differences, the time of a batch
 of 8 beside 8 single images, and the images/s of the runtime beside those of inference alone. For models that
-iterate also the passes used, and OpenVINO's latency by passes as a ratio of the full run. Needs the extra ``dev``.
+iterate also the iterations used, and OpenVINO's latency by iterations as a ratio of the full run. Needs the extra
+``dev``.
 """
 
 import time
@@ -22,12 +23,12 @@ from anomalib.data.utils import read_image
 from common import load, make_engine, make_parser
 from rich.progress import track
 
-from anomalib_i3ad.comparison.cost import shortest
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time, read_model, with_image_input
-from anomalib_i3ad.deploy.records import Records
-from anomalib_i3ad.deploy.run import run
+from anomalib_i3ad.deploy.pipeline import run
+from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.deploy.sources import folder_frames
+from anomalib_i3ad.evaluation.cost import shortest
 
 REPEATS = 3
 
@@ -50,9 +51,9 @@ def images_per_second(xml: Path, test: Path, folder: Path) -> tuple[float, float
         queue.wait_all()
 
     def runtime(number: int) -> None:
-        records = Records(folder / f"{number}.csv")
-        run(inspector, folder_frames(test), records, folder / "defective", Event())
-        records.close()
+        results = Results(folder / f"{number}.csv")
+        run(inspector, folder_frames(test), results, folder / "defective", Event())
+        results.close()
 
     times: list[list[float]] = [[], []]
     for number in range(REPEATS):  # in turn, so that other work on the machine hits both
@@ -83,7 +84,7 @@ def main() -> None:  # noqa: C901
     names = ("pred_score", "pred_label", "anomaly_map")
     worst: dict[tuple[str, str], float] = defaultdict(float)
     agree: dict[str, int] = defaultdict(int)
-    by_passes: dict[int, list[float]] = defaultdict(list)
+    by_iterations: dict[int, list[float]] = defaultdict(list)
     used: dict[str, list[int]] = defaultdict(list)
     for path in track(paths, "comparing"):
         image = read_image(path, as_tensor=True).numpy()[None]
@@ -99,9 +100,9 @@ def main() -> None:  # noqa: C901
             agree[runtime] += bool(result["pred_label"].item() == expected.pred_label.item())
         if hasattr(model.model, "iterate"):
             with torch.no_grad():
-                passes = int(model.model.iterate(model.pre_processor(torch.from_numpy(image))).passes)
-            used["normal" if path.parent.name == "good" else "defective"].append(passes)
-            by_passes[passes].append(latency(compiled, image))
+                iterations = int(model.model.iterate(model.pre_processor(torch.from_numpy(image))).iterations)
+            used["normal" if path.parent.name == "good" else "anomalous"].append(iterations)
+            by_iterations[iterations].append(latency(compiled, image))
 
     wide = [
         torch.nn.functional.interpolate(torch.from_numpy(read_image(path, as_tensor=True).numpy())[None], (768, 1024))
@@ -120,11 +121,12 @@ def main() -> None:  # noqa: C901
     score, anomaly_map = worst["1024x768", "pred_score"], worst["1024x768", "anomaly_map"]
     print(f"OpenVINO, {len(wide)} of them at 1024x768: score {score:.1e}, map {anomaly_map:.1e}")
     print(f"runtime, from files to rows: {whole:.1f} images/s, {whole / bare:.0%} of bare inference")
-    for kind, passes in used.items():
-        print(f"passes on {kind} images: mean {np.mean(passes):.2f}, counts {np.bincount(passes).tolist()}")
-    for passes, times in sorted(by_passes.items()):
-        full = np.median(by_passes[max(by_passes)])
-        print(f"{passes} passes: {np.median(times):.1f} ms, {np.median(times) / full:.2f} of {max(by_passes)} passes")
+    for kind, iterations in used.items():
+        print(f"iterations on {kind} images: mean {np.mean(iterations):.2f}, counts {np.bincount(iterations).tolist()}")
+    for iterations, times in sorted(by_iterations.items()):
+        full = np.median(by_iterations[max(by_iterations)])
+        took = float(np.median(times))
+        print(f"{iterations} iterations: {took:.1f} ms, {took / full:.2f} of {max(by_iterations)} iterations")
 
     images = np.concatenate([read_image(path, as_tensor=True).numpy()[None] for path in paths[:: len(paths) // 8][:8]])
     together, alone = compiled(images)["anomaly_map"], [compiled(image[None])["anomaly_map"] for image in images]

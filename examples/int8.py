@@ -45,12 +45,12 @@ print("|---|---|---|---|---|---|---|")
 for name, found in results.items():
     score = from_numpy(np.array([result.score for result in found]))
     anomaly_map = from_numpy(np.stack([result.anomaly_map for result in found]))
-    rejected = np.array([result.label for result in found])
-    good = np.array(labels) == 0
+    flagged = np.array([result.label for result in found])
+    normal = np.array(labels) == 0
     pixel_auroc = auroc(anomaly_map.flatten(), mask.flatten().long(), "binary")
     print(
         f"| {name} | {auroc(score, label, 'binary'):.4f} | {pixel_auroc:.4f} | "
-        f"{rejected[~good].sum()}/{(~good).sum()} | {rejected[good].sum()}/{good.sum()} | "
+        f"{flagged[~normal].sum()}/{(~normal).sum()} | {flagged[normal].sum()}/{normal.sum()} | "
         f"{np.median([result.milliseconds for result in found]):.1f} | "
         f"{sum(size for file, size in reports[name]['bytes'].items() if file.endswith('.bin')) / 1000:.0f} |"
     )

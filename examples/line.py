@@ -1,9 +1,9 @@
 """A program at the line: judge images as they come, without torch.
 
-    python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--limit 0.55] [--out rejected]
+    python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out defective]
 
 Needs numpy, openvino, opencv-python-headless and this package (``pip install --no-deps``). Prints a line an image; of
-each rejected one it writes the image with the defect outlined, what it should look like, and the map. This is where
+each defective one it writes the image with the defect outlined, what it should look like, and the map. This is where
 your own program starts: ``anomalib-i3ad inspect`` does the same for folders, videos and cameras, and survives crashes.
 """
 
@@ -13,18 +13,18 @@ from pathlib import Path
 
 from anomalib_i3ad.deploy import ImageError, Inspector
 from anomalib_i3ad.deploy.decoding import read_image
-from anomalib_i3ad.deploy.pictures import picture, write_picture
+from anomalib_i3ad.deploy.overlay import picture, write_picture
 
 parser = ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("images", nargs="+", type=Path)
 parser.add_argument(
-    "--limit", type=float, default=0.5, help="score above which an image is rejected; 0.5 is calibrated"
+    "--threshold", type=float, default=0.5, help="score above which an image is defective; 0.5 is calibrated"
 )
-parser.add_argument("--out", type=Path, default=Path("rejected"))
+parser.add_argument("--out", type=Path, default=Path("defective"))
 arguments = parser.parse_args()
 
-inspector = Inspector(arguments.model, image_threshold=arguments.limit)
+inspector = Inspector(arguments.model, image_threshold=arguments.threshold)
 for path in arguments.images:
     try:
         image = read_image(path)
@@ -32,8 +32,8 @@ for path in arguments.images:
     except ImageError as error:  # the line goes on
         print(f"{path}: {error}", file=sys.stderr)
         continue
-    verdict = "REJECTED" if result.label else "accepted"
-    print(f"{path}: {verdict}, score {result.score:.3f}, {result.passes} passes, {result.milliseconds:.0f} ms")
+    verdict = "defective" if result.label else "normal"
+    print(f"{path}: {verdict}, score {result.score:.3f}, {result.iterations} iterations, {result.milliseconds:.0f} ms")
     if result.label:
-        explained = picture(image, result, path.name, arguments.limit)
+        explained = picture(image, result, path.name, arguments.threshold)
         write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)

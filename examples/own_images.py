@@ -1,11 +1,11 @@
-"""Train on a folder of your own good images, and have others judged.
+"""Train on a folder of your own normal images, and have others judged.
 
-    python examples/own_images.py GOOD --others OTHERS --out runs/own
+    python examples/own_images.py NORMAL --others OTHERS --out runs/own
     python examples/own_images.py                                      # the embedded fabric
 
-GOOD and OTHERS are folders of images; a tenth of GOOD is held out to find the thresholds on. Leaves under ``--out``
+NORMAL and OTHERS are folders of images; a tenth of NORMAL is held out to find the thresholds on. Leaves under ``--out``
 the checkpoint and the OpenVINO model (``weights``), and a film strip of each of the others (``strips``): the input,
-then for every pass what was hidden, its inpainting, and where the two differ.
+then for every iteration what was hidden, its inpainting, and where the two differ.
 """
 
 from argparse import ArgumentParser
@@ -19,20 +19,20 @@ from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.visualization import FilmStripVisualizer
 
 parser = ArgumentParser()
-parser.add_argument("good", nargs="?", type=Path)
+parser.add_argument("normal", nargs="?", type=Path)
 parser.add_argument("--others", type=Path)
 parser.add_argument("--out", type=Path, default=Path("runs/own"))
 parser.add_argument("--steps", type=int, default=1000, help="training steps")
 arguments = parser.parse_args()
-good, others = arguments.good, arguments.others
-if good is None:
+normal, others = arguments.normal, arguments.others
+if normal is None:
     fabric = Textures()
     fabric.prepare_data()
-    good, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
+    normal, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
 
 model = FeatureI3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(
-    name=good.name, normal_dir=good, train_batch_size=16, num_workers=0,
+    name=normal.name, normal_dir=normal, train_batch_size=16, num_workers=0,
     test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.1, seed=0,
 )  # fmt: skip
 engine = Engine(default_root_dir=arguments.out, logger=False, max_epochs=-1)
@@ -41,5 +41,5 @@ xml = engine.export(model, ExportType.OPENVINO, export_root=arguments.out, ckpt_
 print(f"for the line: anomalib-i3ad inspect --model {xml} --source FOLDER --out results")
 if others is not None:
     for batch in engine.predict(model, data_path=others) or []:
-        for path, score, rejected in zip(batch.image_path, batch.pred_score, batch.pred_label, strict=True):
-            print(f"{path}: {'rejected' if rejected else 'accepted'}, score {float(score):.3f} (limit 0.5)")
+        for path, score, anomalous in zip(batch.image_path, batch.pred_score, batch.pred_label, strict=True):
+            print(f"{path}: {'anomalous' if anomalous else 'normal'}, score {float(score):.3f} (threshold 0.5)")

@@ -6,7 +6,8 @@
 Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at
 once, files on disk, memory the process grows by, multiply-accumulates, and the share reached of the machine's
 convolution peak, which is measured first. Engines of a model take turns, so that other work on the machine hits all
-alike. I3AD and FeatureI3AD never stop early here, their worst case; FeatureI3AD-stops ends after the lattice pass.
+alike. I3AD and FeatureI3AD never stop early here, their worst case; FeatureI3AD-stops ends after the initial
+inpainting.
 Needs the extra ``dev``.
 """
 
@@ -30,8 +31,8 @@ from anomalib.models.components import TimmFeatureExtractor
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
-from anomalib_i3ad.comparison.cost import shortest
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
+from anomalib_i3ad.evaluation.cost import shortest
 from anomalib_i3ad.export.quantization import quantize
 
 SIZE, ROUNDS, THROUGHPUT_IMAGES = 256, 7, 12

@@ -52,7 +52,7 @@ def accuracy(measured: Path = MEASURED) -> str:
         by_category = {name: of_model[of_model["category"] == name] for name in categories}
         found = [figures(runs) if len(runs) else "" for runs in by_category.values()]
         alarms = [
-            f"{100 * runs['false_alarms'].sum() / runs['good'].sum():.0f}" if len(runs) else "-"
+            f"{100 * runs['false_alarms'].sum() / runs['normal'].sum():.0f}" if len(runs) else "-"
             for runs in by_category.values()
         ]
         rows.append([model, *found, " / ".join(alarms), f"{of_model['megabytes'].mean():.1f}"])

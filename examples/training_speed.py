@@ -16,7 +16,7 @@ import torch
 from common import make_engine
 
 from anomalib_i3ad import FeatureI3AD, MVTec
-from anomalib_i3ad.comparison.cost import shortest
+from anomalib_i3ad.evaluation.cost import shortest
 
 REPEATS = 8
 

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import pytest
 
-from anomalib_i3ad.deploy import Inspector, camera, inspect
-from anomalib_i3ad.deploy.inspector import Inspection, Ticket
-from anomalib_i3ad.deploy.records import Records
-from anomalib_i3ad.deploy.run import run
+from anomalib_i3ad.deploy import Inspector, camera, command_line
+from anomalib_i3ad.deploy.engine import Inspection, Ticket
+from anomalib_i3ad.deploy.pipeline import run
+from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.deploy.sources import Frame, frames_of
 
 #: Only for the camera of these tests, and never to be seen.
@@ -196,7 +196,7 @@ def test_the_first_open_decides(
         port.close()
         source = {"unreachable": unreachable, "refused": address.replace(USER, "nobody")}.get(source, source)
         arguments = ["--model", str(exported), "--source", source, "--out", str(tmp_path / "out"), *watch]
-        assert inspect.main(arguments) == 2
+        assert command_line.main(arguments) == 2
     errors = capfd.readouterr().err
     (line,) = [line for line in errors.splitlines() if line.startswith("anomalib-i3ad inspect: ")]
     assert camera.name_of(source) in line
@@ -217,7 +217,7 @@ def test_no_secret_reaches_results_or_log(exported: Path, tmp_path: Path, capfd:
     with streamed(lambda: jpeg(next(numbers) % 65536)) as address:
         thread.start()
         arguments = ["--model", str(exported), "--source", address, "--out", str(out), "--threshold", "0"]
-        assert inspect.main(arguments) == 128 + signal.SIGTERM
+        assert command_line.main(arguments) == 128 + signal.SIGTERM
         thread.join()
     with results.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -259,11 +259,11 @@ def test_twenty_thousand_images_of_a_camera(exported: Path, tmp_path: Path) -> N
             ended[next(done)] = time.time()
             return result
 
-    stop, records = threading.Event(), Records(out / "results.csv")
+    stop, results = threading.Event(), Results(out / "results.csv")
     with streamed(next_image) as address:
-        frames = frames_of(address, records.done, stop, watch=False)
-        progress = run(Timed(exported, image_threshold=1.0), frames, records, out / "defective", stop)
-    records.close()
+        frames = frames_of(address, results.done, stop, watch=False)
+        progress = run(Timed(exported, image_threshold=1.0), frames, results, out / "defective", stop)
+    results.close()
     with (out / "results.csv").open(newline="") as file:
         names = [row["image"] for row in csv.DictReader(file)]
     read = np.array([read_at(name).timestamp() for name in names])

@@ -21,7 +21,7 @@ from anomalib_i3ad.components.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.components.gated_conv import GatedConv2d
 from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
 from anomalib_i3ad.components.loops import repeat
-from anomalib_i3ad.components.masks import free_form_hole, lattice_holes, training_holes
+from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
 from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore
@@ -198,7 +198,7 @@ class TestPatches:
 class TestStitching:
     def test_each_part_is_drawn_where_it_was_hidden(self) -> None:
         image, _ = pair(16, 24)
-        holes = torch.stack([lattice_holes(grid, 16, 24) for grid in (2, 4)])
+        holes = torch.stack([grid_holes(grid, 16, 24) for grid in (2, 4)])
         stitched = draw_hidden(image, holes, lambda images, hole: images + hole)
         assert stitched.shape == (2, 2, 3, 16, 24)
         assert torch.equal(stitched, (image + 1)[:, None].expand_as(stitched))
@@ -253,7 +253,7 @@ class TestGatedConv2d:
 class TestHoles:
     @pytest.mark.parametrize("grid", [2, 4, 8, 16])
     def test_lattices_are_disjoint_and_cover(self, grid: int) -> None:
-        holes = lattice_holes(grid, 64, 96)
+        holes = grid_holes(grid, 64, 96)
         assert holes.shape == (4, 1, 64, 96)
         assert torch.equal(holes.sum(dim=0), torch.ones(1, 64, 96))
         assert holes.mean(dim=(1, 2, 3)).tolist() == [0.25] * 4
@@ -261,7 +261,7 @@ class TestHoles:
     def test_lattice_of_the_figure(self) -> None:
         """First of the "4 by 4 patched masks": cells of a quarter, every other one from the corner."""
         row = [1, 0, 1, 0]
-        assert lattice_holes(4, 4, 4)[0, 0].tolist() == [row, [0] * 4, row, [0] * 4]
+        assert grid_holes(4, 4, 4)[0, 0].tolist() == [row, [0] * 4, row, [0] * 4]
 
     @pytest.mark.parametrize("side", [64, 128, 256])
     def test_free_form_holes_hide_a_third(self, side: int) -> None:
@@ -273,11 +273,11 @@ class TestHoles:
         assert 0.40 < high < 0.50
 
     def test_training_holes_mix_both_kinds(self) -> None:
-        lattices = lattice_holes(4, 32, 32)
+        every = grid_holes(4, 32, 32)
         rng = np.random.default_rng(0)
-        holes = training_holes(400, 32, 32, rng, lattices, 0.5)
-        is_lattice = (holes[:, None] == lattices[None]).all(dim=(2, 3, 4)).any(dim=1)
-        assert 160 < is_lattice.sum() < 240
+        holes = training_holes(400, 32, 32, rng, every, 0.5)
+        is_grid = (holes[:, None] == every[None]).all(dim=(2, 3, 4)).any(dim=1)
+        assert 160 < is_grid.sum() < 240
         assert holes.unique().tolist() == [0, 1]
 
 

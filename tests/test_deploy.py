@@ -26,11 +26,11 @@ from anomalib.data.utils import read_image
 from PIL import Image
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, convert, decoding, graph, inspect, sources
-from anomalib_i3ad.deploy.pictures import FONT, LEAST, LINE, SCALE, picture
-from anomalib_i3ad.deploy.records import FIELDS, Records
-from anomalib_i3ad.deploy.samples import drawn_images
-from anomalib_i3ad.models.reconstruction import image_of
+from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, command_line, convert, decoding, graph, sources
+from anomalib_i3ad.deploy.drawn_images import drawn_images
+from anomalib_i3ad.deploy.overlay import FONT, LEAST, LINE, SCALE, picture
+from anomalib_i3ad.deploy.results import FIELDS, Results
+from anomalib_i3ad.models.base import image_of
 from conftest import TINY
 from model_tester import make_engine, make_images
 
@@ -86,7 +86,7 @@ class TestInspector:
             assert result.score == pytest.approx(expected.pred_score.item(), abs=1e-4)
             assert result.label == expected.pred_label.item()
             assert np.abs(result.anomaly_map - expected.anomaly_map[0, 0].numpy()).max() < 1e-3
-            assert result.passes == iteration.passes.item()
+            assert result.iterations == iteration.iterations.item()
             drawn = 255 * iteration.inpainting[0].permute(1, 2, 0).clamp(0, 1).numpy()
             assert np.abs(result.reconstruction - drawn).max() < 3
             assert 0 < result.milliseconds < 60_000
@@ -238,7 +238,7 @@ class TestDecoding:
             decoding.decode(bytes(data))
 
 
-class TestRecords:
+class TestResults:
     ROW = {**dict.fromkeys(FIELDS), "picture": "x" * 50, "size": 1, "mtime_ns": 2}
 
     def row(self, name: str) -> dict[str, object]:
@@ -248,21 +248,21 @@ class TestRecords:
     def test_torn_at_any_byte_keeps_whole_rows(self, tmp_path: Path, suffix: str) -> None:
         names = ["plain.png", 'with "quotes", commas.png', "with\nline break.png", "umlaut ä.png", "odd \udcff.png"]
         path = tmp_path / f"results.{suffix}"
-        records = Records(path)
+        results = Results(path)
         ends = [path.stat().st_size]
         for name in names:
-            records.append(self.row(name))
+            results.append(self.row(name))
             ends.append(path.stat().st_size)
-        records.close()
+        results.close()
         content = path.read_bytes()
         for cut in range(len(content) + 1):
             path.write_bytes(content[:cut])
-            records = Records(path)
+            results = Results(path)
             whole = sum(cut >= end for end in ends[1:])
-            assert records.done == dict.fromkeys(names[:whole], (1, 2))
+            assert results.done == dict.fromkeys(names[:whole], (1, 2))
             for name in names[whole:]:
-                records.append(self.row(name))
-            records.close()
+                results.append(self.row(name))
+            results.close()
             assert path.read_bytes() == content
 
     def test_full_disk_loses_nothing(self, tmp_path: Path) -> None:
@@ -271,35 +271,35 @@ class TestRecords:
         if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small], check=False).returncode:
             pytest.skip("needs the right to mount a small tmpfs")
         try:
-            records = Records(small / "results.csv")
+            results = Results(small / "results.csv")
             (small / "filler").write_bytes(b"x" * 8192)
             for number in range(150):
-                records.append(self.row(f"{number:03}.png"))
-            assert 0 < records.waiting < 150
+                results.append(self.row(f"{number:03}.png"))
+            assert 0 < results.waiting < 150
             with (small / "results.csv").open(newline="") as file:
-                assert len(list(csv.DictReader(file))) == 150 - records.waiting
+                assert len(list(csv.DictReader(file))) == 150 - results.waiting
             (small / "filler").unlink()
-            records.append(self.row("last.png"))
-            assert not records.waiting
-            records.close()
+            results.append(self.row("last.png"))
+            assert not results.waiting
+            results.close()
             with (small / "results.csv").open(newline="") as file:
                 assert [row["image"] for row in csv.DictReader(file)] == [
                     *(f"{i:03}.png" for i in range(150)),
                     "last.png",
                 ]
             (small / "filler").write_bytes(b"x" * 4096)
-            records = Records(small / "results.csv")
+            results = Results(small / "results.csv")
             for number in range(150, 400):
-                records.append(self.row(f"{number}.png"))
+                results.append(self.row(f"{number}.png"))
             with pytest.raises(OSError, match=r"results.csv: no room for the last \d+ rows"):
-                records.close()
+                results.close()
         finally:
             subprocess.run(["umount", small], check=True)
 
     def test_refuses_a_table_of_something_else(self, tmp_path: Path) -> None:
         (tmp_path / "results.csv").write_text("a,b\n1,2\n")
         with pytest.raises(ValueError, match=r"results.csv: has other columns"):
-            Records(tmp_path / "results.csv")
+            Results(tmp_path / "results.csv")
         assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
 
 
@@ -307,7 +307,7 @@ class TestInspect:
     def test_a_row_for_each_image_and_a_picture_of_each_defect(
         self, exported: Path, folder: Path, tmp_path: Path
     ) -> None:
-        assert inspect.main(command(exported, folder, tmp_path / "out", "--threshold", "0.49")) == 0
+        assert command_line.main(command(exported, folder, tmp_path / "out", "--threshold", "0.49")) == 0
         rows = rows_of(tmp_path / "out")
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
         assert sorted(row["image"] for row in rows) == paths
@@ -316,7 +316,7 @@ class TestInspect:
             expected = inspector.inspect(folder / row["image"])
             assert float(row["score"]) == pytest.approx(expected.score, abs=2e-6)
             assert row["label"] == ("defective" if expected.label else "normal")
-            assert int(row["passes"]) == expected.passes
+            assert int(row["iterations"]) == expected.iterations
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
                 shown = cv2.imread(str(tmp_path / "out" / row["picture"]))
@@ -326,10 +326,10 @@ class TestInspect:
     def test_goes_on_where_it_stopped(self, exported: Path, folder: Path, tmp_path: Path) -> None:
         moved = tmp_path / "later"
         (folder / "sub").rename(moved)
-        assert inspect.main(command(exported, folder, tmp_path / "out", "--format", "jsonl")) == 0
+        assert command_line.main(command(exported, folder, tmp_path / "out", "--format", "jsonl")) == 0
         first = (tmp_path / "out" / "results.jsonl").read_text()
         moved.rename(folder / "sub")
-        assert inspect.main(command(exported, folder, tmp_path / "out", "--format", "jsonl")) == 0
+        assert command_line.main(command(exported, folder, tmp_path / "out", "--format", "jsonl")) == 0
         text = (tmp_path / "out" / "results.jsonl").read_text()
         assert text.startswith(first)
         names = [json.loads(line)["image"] for line in text.splitlines()]
@@ -371,7 +371,7 @@ class TestInspect:
     ) -> None:
         Path("taken").write_text("a file")
         arguments = {"--model": str(exported), "--source": str(folder), "--out": str(tmp_path / "out"), **change}
-        assert inspect.main([word for pair in arguments.items() for word in pair]) == 2
+        assert command_line.main([word for pair in arguments.items() for word in pair]) == 2
         errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("anomalib-i3ad inspect: ")]
         assert len(errors) == 1
         assert message in errors[0]
@@ -416,7 +416,7 @@ class TestSources:
         for seed in range(7):
             writer.write(np.ascontiguousarray(make_pixels(seed=seed)[..., ::-1]))
         writer.release()
-        assert inspect.main(command(exported, path, tmp_path / "out")) == 0
+        assert command_line.main(command(exported, path, tmp_path / "out")) == 0
         assert [row["image"] for row in rows_of(tmp_path / "out")] == [f"video.avi#{i:08}" for i in range(7)]
         result = Inspector(exported).inspect(make_pixels(seed=3))
         assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
@@ -445,7 +445,7 @@ class TestSources:
 
         thread = threading.Thread(target=camera)
         thread.start()
-        assert inspect.main(command(exported, watched, out, "--watch")) == 128 + signal.SIGTERM
+        assert command_line.main(command(exported, watched, out, "--watch")) == 128 + signal.SIGTERM
         thread.join()
         rows = {row["image"]: row["error"] for row in rows_of(out)}
         assert rows == {"before.png": "", "slow.png": "", "after.png": ""}
@@ -501,7 +501,7 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
     (folder / "dangling.png").symlink_to("nowhere")
     (folder / "notes.txt").write_text("not looked at")
     (folder / "image.gif").write_bytes(files["good_gif_0.png"])
-    assert inspect.main(command(exported, folder, tmp_path / "out")) == 1
+    assert command_line.main(command(exported, folder, tmp_path / "out")) == 1
     rows = {row["image"]: row for row in rows_of(tmp_path / "out")}
     assert rows.keys() == {*files, "dangling.png"}
     for name, row in rows.items():
@@ -527,11 +527,11 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     frames = iter([next(taken) for _ in range(10)])
     for number in range(0, 10, 2):
         (folder / f"{number:03}.png").unlink()
-    from anomalib_i3ad.deploy.run import run
+    from anomalib_i3ad.deploy.pipeline import run
 
-    records = Records(out / "results.csv")
-    progress = run(Inspector(exported, image_threshold=0.0), frames, records, out / "defective", threading.Event())
-    records.close()
+    results = Results(out / "results.csv")
+    progress = run(Inspector(exported, image_threshold=0.0), frames, results, out / "defective", threading.Event())
+    results.close()
     rows = rows_of(out)
     assert len(rows) == progress.images == progress.failed == 10
     for row in rows:
@@ -646,7 +646,7 @@ def test_ten_thousand_images_leave_memory_flat(exported: Path, folder: Path, tmp
     for number in range(10_000):
         os.link(paths[number % len(paths)], many / f"{number:05}.png")
     memory: list[tuple[int, float]] = []
-    records = Records(tmp_path / "out" / "results.csv")
+    results = Results(tmp_path / "out" / "results.csv")
 
     def frames():
         for number, frame in enumerate(sources.folder_frames(many)):
@@ -655,11 +655,11 @@ def test_ten_thousand_images_leave_memory_flat(exported: Path, folder: Path, tmp
                 memory.append((number, pages * os.sysconf("SC_PAGE_SIZE")))
             yield frame
 
-    from anomalib_i3ad.deploy.run import run
+    from anomalib_i3ad.deploy.pipeline import run
 
     inspector = Inspector(exported, hint="throughput", image_threshold=0.495)
-    progress = run(inspector, frames(), records, tmp_path / "out" / "defective", threading.Event())
-    records.close()
+    progress = run(inspector, frames(), results, tmp_path / "out" / "defective", threading.Event())
+    results.close()
     names = [row["image"] for row in rows_of(tmp_path / "out")]
     assert len(names) == len(set(names)) == progress.images == 10_000
     images, resident = np.array(memory[20:]).T

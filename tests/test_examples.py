@@ -49,7 +49,7 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(EXAMPLES)
     import tables
 
-    head = "model,category,image_auroc,pixel_auroc,au_pro,image_f1,false_alarms,good,milliseconds,megabytes,commit"
+    head = "model,category,image_auroc,pixel_auroc,au_pro,image_f1,false_alarms,normal,milliseconds,megabytes,commit"
     lines = [
         head + ",model_args",
         "I3AD,nut,0.9,0.8,0.7,0.6,1,20,50,1.96,abc,{}",
@@ -70,7 +70,7 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
     import tables
 
     lines = [
-        "model,category,image_auroc,pixel_auroc,au_pro,false_alarms,good,megabytes,commit,model_args,version",
+        "model,category,image_auroc,pixel_auroc,au_pro,false_alarms,normal,megabytes,commit,model_args,version",
         "I3AD,nut,0.9,0.8,0.7,1,20,2.0,abc,{},",  # from before versions were recorded
         "I3AD,nut,0.8,0.8,0.7,1,20,2.0,abc,{},0.2",
         "Ganomaly,nut,0.6,,,1,20,2.0,abc,{},0.2",
@@ -83,7 +83,7 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
-def test_accuracy_counts_every_good_image(named: list[object]) -> None:
+def test_accuracy_counts_every_normal_image(named: list[object]) -> None:
     ((name, category, *figures, alarms),) = rows(run("accuracy.py", *named))
     assert (name, category) == ("I3AD", "fabric")
     assert all(0 <= float(figure) <= 1 for figure in figures)
@@ -97,7 +97,7 @@ def test_iterations_tell_each_pass(named: list[object]) -> None:
     found = [int(row[3]) for row in table]
     for before, after, row in zip(found, found[1:], table[1:], strict=False):
         assert after - before == int(row[4]) - int(row[5])  # won and lost
-    assert "passes used on defective images" in printed
+    assert "iterations used on anomalous images" in printed
 
 
 def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
     table = rows(printed)
     assert [row[0] for row in table] == ["base", *tried]
     base, width, none, four = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
-    assert four == base  # which takes 4 passes, calibrated anew on the same generator
+    assert four == base  # which takes 4 iterations, calibrated anew on the same generator
     assert base[1] == base[3] == 0
     for other in (width, none):
         assert other != base
@@ -125,7 +125,7 @@ def test_own_images_and_the_line_agree(named: list[object], tmp_path: Path) -> N
     broken.write_bytes(b"no image")
     xml = re.findall(r"--model (\S+)", trained)[0]
     told = run("line.py", xml, broken, *judged, "--out", tmp_path / "rejected")
-    found = re.findall(VERDICT + r", \d passes, \d+ ms$", told, re.MULTILINE)
+    found = re.findall(VERDICT + r", \d iterations, \d+ ms$", told, re.MULTILINE)
     at_the_line = {path: (word.lower(), float(score)) for path, word, score in found}
     assert at_the_line.keys() == judged.keys()
     for path, (word, score) in judged.items():

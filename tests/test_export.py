@@ -15,10 +15,10 @@ from anomalib.models import Padim
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.deploy import graph
+from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
-from anomalib_i3ad.deploy.samples import drawn_images
-from anomalib_i3ad.export.openvino import convert
 from anomalib_i3ad.export.quantization import quantize
+from anomalib_i3ad.export.to_openvino import convert
 from model_tester import make_images, weights_of
 
 
@@ -36,14 +36,14 @@ def calibrate(model: FeatureI3AD, image: torch.Tensor) -> None:
         torch_model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
         torch_model.usual_cosine.fill_(0.5)
         torch_model.usual_square.fill_(1.0)
-        torch_model.mask_threshold.fill_(torch_model.first_residual(torch_model.scene_of(image)).quantile(0.9))
+        torch_model.mask_threshold.fill_(torch_model.initial_residual(torch_model.scene_of(image)).quantile(0.9))
         result = torch_model(image)
     model.post_processor._image_threshold.fill_(result.pred_score.median())
     model.post_processor._pixel_threshold.fill_(result.anomaly_map.quantile(0.9))
 
 
 def images() -> list[torch.Tensor]:
-    """Images that stop after different numbers of passes."""
+    """Images that stop after different numbers of iterations."""
     return [make_images(1, height, 70 + height % 7, seed) for seed, height in enumerate((64, 90, 131, 64))]
 
 
@@ -58,10 +58,10 @@ def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
     agreement = report["agreement_with_torch"]
     assert agreement["score"] < 1e-4
     assert agreement["anomaly_map"] < 1e-3
-    assert agreement["equal_labels"] == agreement["images"] == len(report["passes"]) == 6
+    assert agreement["equal_labels"] == agreement["images"] == len(report["iterations"]) == 6
 
 
-def test_passes_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3AD, exported: Path) -> None:
+def test_iterations_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3AD, exported: Path) -> None:
     model = graph.read_model(exported)
     assert [output.any_name for output in model.outputs] == list(OUTPUTS)
     compiled = ov.Core().compile_model(graph.with_details(model), "CPU", FP32)
@@ -70,9 +70,9 @@ def test_passes_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3
         result = compiled(image.numpy())
         with torch.no_grad():
             expected = untrained.model.iterate(untrained.pre_processor(image))
-        assert result["passes"].tolist() == expected.passes.tolist()
+        assert result["iterations"].tolist() == expected.iterations.tolist()
         assert np.abs(result["reconstruction"] - expected.inpainting.numpy()).max() < 1e-3
-        used.add(int(expected.passes))
+        used.add(int(expected.iterations))
     assert len(used) > 1
 
 
@@ -293,10 +293,10 @@ class TestFeatures:
                 scaled = model.pre_processor(image)
                 expected = model.model.iterate(scaled)
                 picture = model.model.picture_of(expected.inpainting, scaled)
-            assert result["passes"].tolist() == expected.passes.tolist()
+            assert result["iterations"].tolist() == expected.iterations.tolist()
             assert np.abs(result["reconstruction"] - picture.numpy()).max() < 1e-3
             assert np.abs(result["anomaly_map"] - plain["anomaly_map"]).max() < 1e-6
-            used.add(int(expected.passes))
+            used.add(int(expected.iterations))
         assert used - {0}
 
     @pytest.mark.parametrize("form", ["image_input", "unroll"])

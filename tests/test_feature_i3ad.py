@@ -49,7 +49,7 @@ class TestFeatureI3AD(ModelTester):
         make_engine().validate(model, datamodule=textures, verbose=False)
         images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
         with torch.no_grad():
-            residual = model.model.eval().first_residual(model.model.scene_of(images))
+            residual = model.model.eval().initial_residual(model.model.scene_of(images))
         assert model.model.mask_threshold.item() == pytest.approx(np.quantile(residual.numpy(), 0.5), rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
@@ -61,7 +61,7 @@ class TestFeatureI3AD(ModelTester):
         with torch.no_grad():
             scene = model.scene_of(images.as_subclass(torch.Tensor))
             before = (model.features_in(scene) * model.std + model.mean).numpy()
-            drawn = (model.features_in(model.first_inpainting(scene)) * model.std + model.mean).numpy()
+            drawn = (model.features_in(model.initial_inpainting(scene)) * model.std + model.mean).numpy()
         square = np.square((before - drawn) / model.std.numpy()).mean(axis=0)
         cosine = []
         for part in (slice(40), slice(40, None)):
@@ -172,9 +172,9 @@ class TestCells:
 
 class TestGuardMargin:
     def test_what_is_scored_does_not_depend_on_what_is_hidden_around_it(self, model: FeatureI3ADModel) -> None:
-        """Change the cells of one part of the lattice and the ring around it: their inpainting stays."""
+        """Change the cells of one part of the grid and the ring around it: their inpainting stays."""
         scene = torch.randn(1, 154, 16, 16)
-        for hole in model.lattices(16, 16):
+        for hole in model.grid_holes(16, 16):
             ring = widened(hole[None])
             assert hole.sum() < ring.sum() < ring.numel()
             changed = scene + ring * torch.randn_like(scene)

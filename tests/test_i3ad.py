@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.components.masks import lattice_holes
+from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
@@ -41,7 +41,7 @@ class TestI3AD(ModelTester):
         model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
         make_engine().validate(model, datamodule=textures, verbose=False)
         images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
-        expected = np.quantile(model.model.eval().first_residual(images).detach().numpy(), 0.5)
+        expected = np.quantile(model.model.eval().initial_residual(images).detach().numpy(), 0.5)
         assert model.model.mask_threshold.item() == pytest.approx(expected, rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
@@ -114,7 +114,7 @@ class TestGenerator:
 
     @pytest.mark.parametrize("stages", [1, 2])
     def test_never_sees_what_is_hidden(self, stages: int) -> None:
-        generator, hole = Generator(4, stages), lattice_holes(4, 64, 64)[:1]
+        generator, hole = Generator(4, stages), grid_holes(4, 64, 64)[:1]
         image = torch.rand(1, 3, 64, 64)
         other = composite(image, torch.rand_like(image), hole)
         for mine, theirs in zip(generator(image, hole), generator(other, hole), strict=True):
@@ -186,7 +186,7 @@ class TestLosses:
         """One backward pass serves both networks; each must get its own gradient and no other."""
         torch.manual_seed(0)
         both = I3AD(**TINY)
-        image, hole = torch.rand(2, 3, 64, 64), lattice_holes(4, 64, 64)[:2]
+        image, hole = torch.rand(2, 3, 64, 64), grid_holes(4, 64, 64)[:2]
         copies = copy.deepcopy(both)
         inpainted = composite(image, copies.model.generator(image, hole)[-1], hole)
         logits = copies.discriminator(torch.cat([image, inpainted.detach()]), torch.cat([hole, hole]))

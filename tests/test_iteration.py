@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anomalib_i3ad.components.iteration import IterativeModel
-from anomalib_i3ad.components.masks import lattice_holes
+from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
@@ -29,7 +29,7 @@ def make_model(kind: str) -> IterativeModel:
         model.usual_cosine.fill_(0.5)
         model.usual_square.fill_(1.0)
     with torch.no_grad():
-        model.mask_threshold.fill_(model.first_residual(model.scene_of(image)).quantile(0.8))
+        model.mask_threshold.fill_(model.initial_residual(model.scene_of(image)).quantile(0.8))
     return model
 
 
@@ -53,18 +53,18 @@ def draw_the_scene(model: IterativeModel, scene: torch.Tensor) -> None:
     model.draw = lambda given, _hole: scene.repeat_interleave(len(given) // len(scene), dim=0)
 
 
-def test_no_iterations_leave_the_lattice_pass(model: IterativeModel) -> None:
+def test_no_iterations_leave_the_initial_inpainting(model: IterativeModel) -> None:
     model.max_iterations = 0
     image = make_images(2, SIDE, SIDE)
     result = model.iterate(image)
-    assert torch.equal(result.inpainting, model.first_inpainting(model.scene_of(image)))
-    assert result.passes.tolist() == [0, 0]
+    assert torch.equal(result.inpainting, model.initial_inpainting(model.scene_of(image)))
+    assert result.iterations.tolist() == [0, 0]
 
 
-def test_lattice_pass_takes_each_part_where_it_was_hidden(model: IterativeModel) -> None:
+def test_initial_inpainting_takes_each_part_where_it_was_hidden(model: IterativeModel) -> None:
     scene = model.scene_of(make_images(1, SIDE, SIDE))
-    stitched = model.first_inpainting(scene)
-    for hole in model.lattices(*scene.shape[-2:]):
+    stitched = model.initial_inpainting(scene)
+    for hole in model.grid_holes(*scene.shape[-2:]):
         drawn = model.draw_unseen(scene, hole[None])
         torch.testing.assert_close(stitched * hole, drawn * hole, rtol=0, atol=1e-5)
 
@@ -76,22 +76,22 @@ def test_follows_the_definition(model: IterativeModel, kind: str) -> None:
     u, counts = model.mask_threshold, set()
     for image in make_images(4, SIDE, SIDE).split(1):
         scene = model.scene_of(image)
-        inpainting, passes = model.first_inpainting(scene), 0
+        inpainting, iterations = model.initial_inpainting(scene), 0
         residuals = [residual_of(model, scene, inpainting)]
         hole = (residuals[0] >= u).float()
-        while hole.any() and passes < 3:
+        while hole.any() and iterations < 3:
             inpainting = scene * (1 - hole) + model.draw(scene, hole) * hole
-            passes += 1
+            iterations += 1
             residuals.append(residual_of(model, scene, inpainting))
             previous, hole = hole, (residuals[-1] >= u).float()
             if hole.sum() > previous.sum():
                 break
         # what a stopped image would go on to hide keeps its residual, the rest would be the image's own
-        of_all = residuals + [residuals[-1] * hole] * (3 - passes)
+        of_all = residuals + [residuals[-1] * hole] * (3 - iterations)
         expected = residuals[-1] if kind == "last" else torch.stack(of_all).mean(dim=0)
         result = model.iterate(image)
-        assert result.passes.item() == passes
-        counts.add(passes)
+        assert result.iterations.item() == iterations
+        counts.add(iterations)
         torch.testing.assert_close(result.inpainting, inpainting, rtol=0, atol=1e-5)
         torch.testing.assert_close(result.anomaly_map, model.map_of(expected, image), rtol=0, atol=1e-5)
     assert counts - {0}
@@ -109,7 +109,7 @@ def test_hides_partly_just_below_the_threshold(model: IterativeModel) -> None:
 def test_rounding_at_the_threshold_moves_little(model: IterativeModel) -> None:
     """A residual that is u in one runtime and a rounding error below it in another."""
     image = make_images(1, SIDE, SIDE)
-    first = residual_of(model, model.scene_of(image), model.first_inpainting(model.scene_of(image)))
+    first = residual_of(model, model.scene_of(image), model.initial_inpainting(model.scene_of(image)))
     model.mask_threshold.copy_(first.flatten().sort().values[-len(first.flatten()) // 20])
     model.max_iterations, maps = 1, {}
     for model.mask_edge in (0.0, 0.1):
@@ -127,7 +127,7 @@ def test_what_is_inpainted_perfectly_scores_nothing(model: IterativeModel) -> No
     draw_the_scene(model, model.scene_of(image))
     result = model.iterate(image)
     assert result.anomaly_map.abs().max() == 0
-    assert result.passes.tolist() == [0, 0]
+    assert result.iterations.tolist() == [0, 0]
 
 
 def test_what_is_visible_stays_and_differs_nowhere(model: IterativeModel) -> None:
@@ -144,31 +144,31 @@ def test_image_that_never_converges_ends(model: IterativeModel) -> None:
     model.mask_threshold.fill_(-1.0)  # everything stays hidden
     model.min_shrink, model.max_iterations = 0.0, 7
     result = model.iterate(make_images(1, SIDE, SIDE))
-    assert result.passes.item() == 7
+    assert result.iterations.item() == 7
     assert result.hole.mean() == 1
 
 
 def test_stops_when_the_hole_no_longer_shrinks(model: IterativeModel) -> None:
     model.mask_threshold.fill_(-1.0)
     model.max_iterations = 7
-    assert model.iterate(make_images(1, SIDE, SIDE)).passes.item() == 1
+    assert model.iterate(make_images(1, SIDE, SIDE)).iterations.item() == 1
 
 
 def test_stops_at_once_when_nothing_differs(model: IterativeModel) -> None:
     model.mask_threshold.fill_(1e3)
-    assert model.iterate(make_images(2, SIDE, SIDE)).passes.tolist() == [0, 0]
+    assert model.iterate(make_images(2, SIDE, SIDE)).iterations.tolist() == [0, 0]
 
 
 def test_images_of_a_batch_stop_by_themselves(model: IterativeModel) -> None:
     model.min_shrink, model.max_iterations = 0.0, 6
     image = make_images(6, SIDE, SIDE)
     scene = model.scene_of(image)
-    first = residual_of(model, scene, model.first_inpainting(scene)).flatten(1).amax(dim=1)
+    first = residual_of(model, scene, model.initial_inpainting(scene)).flatten(1).amax(dim=1)
     model.mask_threshold.fill_(first.sort().values[2])
     together = model.iterate(image)
     alone = [model.iterate(single) for single in image.split(1)]
-    assert len(set(together.passes.tolist())) > 1
-    assert together.passes.tolist() == [one.passes.item() for one in alone]
+    assert len(set(together.iterations.tolist())) > 1
+    assert together.iterations.tolist() == [one.iterations.item() for one in alone]
     maps = torch.cat([one.anomaly_map for one in alone])
     torch.testing.assert_close(together.anomaly_map, maps, rtol=0, atol=1e-5)
 
@@ -183,13 +183,13 @@ def test_black_and_white_images_get_finite_scores(model: IterativeModel, value: 
 def test_a_film_is_the_iteration(model: IterativeModel) -> None:
     model.min_shrink = -1.0
     image = make_images(1, SIDE, SIDE)
-    frames, result = model.film(image), model.iterate(image)
-    assert len(frames) == 1 + int(result.passes) > 1
+    frames, result = model.record(image), model.iterate(image)
+    assert len(frames) == 1 + int(result.iterations) > 1
     assert torch.equal(frames[-1].inpainting, model.picture_of(result.inpainting, image))
     scene = model.scene_of(image)
-    first = residual_of(model, scene, model.first_inpainting(scene))
+    first = residual_of(model, scene, model.initial_inpainting(scene))
     assert torch.equal(frames[0].residual, model.map_of(first, image))
-    assert torch.equal(frames[0].hole, lattice_holes(model.initial_grid, *scene.shape[-2:])[:1])
+    assert torch.equal(frames[0].hole, grid_holes(model.initial_grid, *scene.shape[-2:])[:1])
     for frame in frames:
         assert frame.inpainting.shape == image.shape
         assert frame.residual.shape == image[:, :1].shape

@@ -186,8 +186,8 @@ class _Loops(nn.Module):
             return (state[0] / 2,), state[0].amax(dim=(1, 2, 3)) > 1
 
         ones = torch.ones_like(image[:, 0, 0, 0]).bool()
-        (image,), passes = repeat_active(step, (), (image,), ones, 7)
-        return image + passes[:, None, None, None]
+        (image,), iterations = repeat_active(step, (), (image,), ones, 7)
+        return image + iterations[:, None, None, None]
 
 
 def test_torchs_loop_becomes_openvinos_whose_limit_is_found(tmp_path: Path) -> None:

@@ -52,5 +52,5 @@ def test_any_order_of_imports() -> None:
 
 
 def test_neither_the_package_nor_inspect_imports_torch_or_anomalib() -> None:
-    code = "import sys, anomalib_i3ad, anomalib_i3ad.cli, anomalib_i3ad.deploy.inspect; print(*sys.modules)"
+    code = "import sys, anomalib_i3ad, anomalib_i3ad.cli, anomalib_i3ad.deploy.command_line; print(*sys.modules)"
     assert not {"torch", "anomalib", "pandas"} & set(run(code).split())

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy import Inspector, inspect, records, sources
-from anomalib_i3ad.deploy.claim import claimed
-from anomalib_i3ad.deploy.records import FIELDS, Records
+from anomalib_i3ad.deploy import Inspector, command_line, results, sources
+from anomalib_i3ad.deploy.results import FIELDS, Results
+from anomalib_i3ad.deploy.results_folder import claimed
 from test_deploy import command, encode, make_pixels, rows_of
 
 #: Images of one size in bytes, so that only the time of a file tells that it holds another.
@@ -78,7 +78,7 @@ class TestSecondStart:
         (source / "broken.bmp").write_bytes(BROKEN)
         (source / "padded.bmp").write_bytes(content(7))
         for told in ("7 images", "1 images"):
-            assert inspect.main(arguments) == 1  # the error stays open
+            assert command_line.main(arguments) == 1  # the error stays open
             assert told in capfd.readouterr().err
         before = (source / "padded.bmp").stat()
         (source / "0.bmp").write_bytes(content(5))  # another time
@@ -87,7 +87,7 @@ class TestSecondStart:
         (source / "broken.bmp").write_bytes(content(6))
         (source / "new.bmp").write_bytes(content(9))
         (source / "4.bmp").unlink()
-        assert inspect.main(arguments) == 0
+        assert command_line.main(arguments) == 0
         errors = capfd.readouterr().err
         assert "4 images" in errors
         assert "passed over: 3 inspected before\n" in errors
@@ -97,7 +97,7 @@ class TestSecondStart:
         for name, seed in now.items():
             assert float(rows[f"{name}.bmp"]["score"]) == pytest.approx(scores[seed], abs=2e-6)
             assert not rows[f"{name}.bmp"]["error"]
-        assert inspect.main(arguments) == 0
+        assert command_line.main(arguments) == 0
         assert "0 images" in capfd.readouterr().err
 
     def test_refuses_to_mix(
@@ -105,7 +105,7 @@ class TestSecondStart:
     ) -> None:
         out, other = tmp_path / "out", tmp_path / "other"
         limit = sorted(scores[:5])[2]
-        assert inspect.main(command(exported, source, out, "--threshold", str(limit))) == 0
+        assert command_line.main(command(exported, source, out, "--threshold", str(limit))) == 0
         content_before = (out / "results.csv").read_bytes()
         (out / "defective" / "mine.txt").write_text("not the run's")
         shutil.copytree(source, other)
@@ -120,18 +120,18 @@ class TestSecondStart:
             (command(model, source, out, "--threshold", str(limit)), "model_sha256"),
             (command(exported, other, out, "--threshold", str(limit)), f"source {source}, not {other}"),
         ):
-            assert inspect.main(changed) == 2
+            assert command_line.main(changed) == 2
             errors = capfd.readouterr().err
             assert told in errors
             assert "give another --out, or --again" in errors
         assert (out / "results.csv").read_bytes() == content_before
         assert len(list((out / "defective").glob("*.jpg"))) == 2
-        assert inspect.main(command(model, source, out, "--threshold", "0.9", "--again")) == 0
+        assert command_line.main(command(model, source, out, "--threshold", "0.9", "--again")) == 0
         rows = read_rows(out, "csv")
         assert len(rows) == 5
         assert {row["threshold"] for row in rows.values()} == {"0.9"}
         assert [path.name for path in (out / "defective").iterdir()] == ["mine.txt"]
-        assert inspect.main(command(model, source, out, "--threshold", "0.9")) == 0
+        assert command_line.main(command(model, source, out, "--threshold", "0.9")) == 0
         assert json.loads((out / "run.json").read_text())["source"] == str(source)
 
     def test_a_picture_goes_with_the_content_that_it_shows(
@@ -140,11 +140,11 @@ class TestSecondStart:
         worst, best = (scores.index(pick(scores[:5])) for pick in (max, min))
         limit = str(sorted(scores[:5])[-2])
         arguments = command(exported, source, tmp_path / "out", "--threshold", limit)
-        assert inspect.main(arguments) == 0
+        assert command_line.main(arguments) == 0
         pictures = tmp_path / "out" / "defective"
         assert [path.name for path in pictures.iterdir()] == [f"{worst}.bmp.jpg"]
         (source / f"{worst}.bmp").write_bytes(content(best))
-        assert inspect.main(arguments) == 0
+        assert command_line.main(arguments) == 0
         assert not list(pictures.iterdir())
         assert {row["picture"] for row in rows_of(tmp_path / "out")} == {""}
 
@@ -163,13 +163,13 @@ class TestOwnPictures:
     def test_are_not_inspected(self, exported: Path, source: Path, tmp_path: Path, out: str) -> None:
         arguments = command(exported, source, tmp_path / out, "--threshold", "0")
         for _ in range(2):
-            assert inspect.main(arguments) == 0
+            assert command_line.main(arguments) == 0
             assert set(read_rows(tmp_path / out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
             assert len(list((tmp_path / out / "defective").iterdir())) == 5
 
     def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
         (tmp_path / "out" / "defective" / "sub").mkdir(parents=True)
-        assert inspect.main(command(exported, tmp_path / "out" / "defective" / "sub", tmp_path / "out")) == 2
+        assert command_line.main(command(exported, tmp_path / "out" / "defective" / "sub", tmp_path / "out")) == 2
         assert "the run puts its own pictures there; give another --out" in capfd.readouterr().err
 
 
@@ -206,7 +206,7 @@ class TestPassedOver:
             (source / name).parent.mkdir(exist_ok=True)
             (source / name).write_bytes(content(5))
         (source / "link").symlink_to(source / "sub")
-        assert inspect.main(command(exported, source, tmp_path / "out")) == 0
+        assert command_line.main(command(exported, source, tmp_path / "out")) == 0
         assert set(read_rows(tmp_path / "out", "csv")) == {"sub/y.bmp", *(f"{seed}.bmp" for seed in range(5))}
         told = "passed over: 2 .gif, 1 .txt, 3 hidden, 1 linked folder, 1 without suffix\n"
         assert told in capfd.readouterr().err
@@ -220,43 +220,43 @@ class TestPassedOver:
 def test_only_one_process_writes(exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     arguments = command(exported, source, tmp_path / "out")
     with claimed(tmp_path / "out", {}):
-        assert inspect.main(arguments) == 2
-        assert inspect.main([*arguments, "--again"]) == 2
+        assert command_line.main(arguments) == 2
+        assert command_line.main([*arguments, "--again"]) == 2
         assert not (tmp_path / "out" / "results.csv").exists()
     errors = capfd.readouterr().err
     assert errors.count(f"process {os.getpid()} on ") == 2
     assert "writes here; wait for its end or give another --out" in errors
-    assert inspect.main(arguments) == 0
+    assert command_line.main(arguments) == 0
 
 
 def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -> None:
     (source / "broken.bmp").write_bytes(BROKEN)
-    assert inspect.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 1
+    assert command_line.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 1
     rows = read_rows(tmp_path / "out", "jsonl")
     assert rows.pop("broken.bmp")["score"] is None
     for name, row in rows.items():
-        kinds = {field: type(row[field]) for field in ("score", "threshold", "passes", "milliseconds", "size")}
-        assert kinds == {"score": float, "threshold": float, "passes": int, "milliseconds": float, "size": int}
+        kinds = {field: type(row[field]) for field in ("score", "threshold", "iterations", "milliseconds", "size")}
+        assert kinds == {"score": float, "threshold": float, "iterations": int, "milliseconds": float, "size": int}
         assert row["mtime_ns"] == (source / name).stat().st_mtime_ns
         assert row["error"] is None
 
 
-class TestRecords:
+class TestResults:
     def row(self, name: str, **more: object) -> dict[str, object]:
         return {**dict.fromkeys(FIELDS), "image": name, "size": 1, "mtime_ns": 2, **more}
 
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
     def test_the_last_row_of_an_image_stays(self, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"results.{suffix}"
-        first = Records(path)  # never closed: its process is killed
+        first = Results(path)  # never closed: its process is killed
         for row in (self.row("a"), self.row("b", error="x"), self.row("c"), self.row("a", mtime_ns=3)):
             first.append(row)
-        again = Records(path)
+        again = Results(path)
         assert again.done == {"c": (1, 2), "a": (1, 3)}
         again.append(self.row("b"))
         again.append(self.row("c", error="y"))
         again.close()
-        rows = [row for _, row in records.rows_in(path)]
+        rows = [row for _, row in results.rows_in(path)]
         assert [(row["image"], row["mtime_ns"], row["error"]) for row in rows] == [
             ("a", 3, None),
             ("b", 2, None),
@@ -268,7 +268,7 @@ class TestRecords:
             raise OSError(28, "No space left on device")
 
         path = tmp_path / "results.csv"
-        table = Records(path)
+        table = Results(path)
         for mtime in (1, 2):
             table.append(self.row("a", mtime_ns=mtime))
         with monkeypatch.context() as patch:
@@ -276,16 +276,16 @@ class TestRecords:
             with pytest.raises(OSError, match=r"No space left on device: .*results.csv"):
                 table.close()
         assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
-        assert len(list(records.rows_in(path))) == 2
-        Records(path).close()
-        assert [row["mtime_ns"] for _, row in records.rows_in(path)] == [2]
+        assert len(list(results.rows_in(path))) == 2
+        Results(path).close()
+        assert [row["mtime_ns"] for _, row in results.rows_in(path)] == [2]
 
     def test_images_of_a_camera_are_not_remembered(self, tmp_path: Path) -> None:
-        table = Records(tmp_path / "results.csv")
+        table = Results(tmp_path / "results.csv")
         for number in range(10):
             table.append(self.row(f"camera {number}", size=None, mtime_ns=None))
         table.close()
-        table = Records(tmp_path / "results.csv")
+        table = Results(tmp_path / "results.csv")
         assert not table.done
         assert not table._named
         table.close()
@@ -308,7 +308,7 @@ class TestRecords:
     def test_leaves_a_foreign_file_as_it_is(self, tmp_path: Path, name: str, text: str, told: str) -> None:
         (tmp_path / name).write_text(text)
         with pytest.raises(ValueError, match=rf"{name}: .*{told}"):
-            Records(tmp_path / name)
+            Results(tmp_path / name)
         assert (tmp_path / name).read_text() == text
         with pytest.raises(ValueError, match=told), claimed(tmp_path, {}, again=True):
             pass
@@ -354,7 +354,7 @@ class Line:
         model, threshold = self.now
         begun = self.out / "run.json"
         belongs = json.loads(begun.read_text()) if begun.exists() else {}
-        again = [belongs.get("model_sha256"), belongs.get("threshold")] != [inspect.digest_of(model), threshold]
+        again = [belongs.get("model_sha256"), belongs.get("threshold")] != [command_line.digest_of(model), threshold]
         arguments = command(model, self.folder, self.out, "--threshold", str(threshold))
         return [sys.executable, "-m", "anomalib_i3ad", "inspect", *arguments, *(["--again"] if again else [])]
 

@@ -57,7 +57,7 @@ class TestReconstruction:
         assert torch.equal(stitched, image[:, None].expand_as(stitched))
         assert model(image).pred_score.tolist() == [0, 0]
 
-    def test_all_passes_are_one_batch_and_hide_what_they_draw(self, model: RiadModel) -> None:
+    def test_all_inpaintings_are_one_batch_and_hide_what_they_draw(self, model: RiadModel) -> None:
         image = make_images(2, 64, 96) + 1
         model.unet = recorder = Recorder(image)
         model(image)

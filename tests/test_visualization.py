@@ -11,7 +11,7 @@ from anomalib.visualization import Visualizer
 from PIL import Image
 
 from anomalib_i3ad import I3AD, SsimAe, Textures
-from anomalib_i3ad.components.film import Frame
+from anomalib_i3ad.components.iteration import Snapshot
 from anomalib_i3ad.visualization import FilmStripVisualizer, draw_film_strip, plots
 from anomalib_i3ad.visualization.film_strip import GAP, HIDDEN, LINE, OUTLINE, TILE, film_item
 from model_tester import make_engine, make_images
@@ -27,9 +27,9 @@ class TestFilm:
         image = make_images(1, 64, 64)
         model = untrained.model
         with torch.no_grad():
-            frames, result = model.film(image), model.iterate(image)
-            first = model.first_inpainting(image)
-        assert len(frames) == 1 + int(result.passes)
+            frames, result = model.record(image), model.iterate(image)
+            first = model.initial_inpainting(image)
+        assert len(frames) == 1 + int(result.iterations)
         assert len(frames) > 2  # or this test says nothing
         torch.testing.assert_close(frames[0].inpainting, first, rtol=0, atol=0)
         torch.testing.assert_close(frames[-1].inpainting, result.inpainting, rtol=0, atol=0)
@@ -42,7 +42,7 @@ class TestFilm:
         image = make_images(1, 64, 64)
         with torch.no_grad():
             before = untrained.model.iterate(image)
-            untrained.model.film(image)
+            untrained.model.record(image)
             after = untrained.model.iterate(image)
         for one, other in zip(before, after, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
@@ -53,7 +53,7 @@ class TestStrip:
         image = torch.full((1, 3, 40, 40), 0.2)
         hole = torch.zeros(1, 1, 40, 40)
         hole[..., :20, :] = 1
-        frames = [Frame(hole, torch.full_like(image, 0.8), torch.full((1, 1, 40, 40), 0.25))] * 2
+        frames = [Snapshot(hole, torch.full_like(image, 0.8), torch.full((1, 1, 40, 40), 0.25))] * 2
         strip = draw_film_strip(image, frames, pixel_threshold=0.1, caption="x")
         assert strip.size == (GAP + 3 * (TILE + GAP), LINE + GAP + 3 * (TILE + LINE))
         np.testing.assert_allclose(tile_of(strip, 0, 0), 0.2, atol=0.003)
@@ -68,7 +68,7 @@ class TestStrip:
         def strip(top: float) -> np.ndarray:
             residual = torch.full((1, 1, 20, 20), 0.2)
             residual[..., :5, :] = top
-            frame = Frame(torch.zeros(1, 1, 20, 20), torch.zeros(1, 3, 20, 20), residual)
+            frame = Snapshot(torch.zeros(1, 1, 20, 20), torch.zeros(1, 3, 20, 20), residual)
             return tile_of(draw_film_strip(torch.zeros(1, 3, 20, 20), [frame], 0.2, ""), 1, 2)[150, 80]
 
         np.testing.assert_array_equal(strip(0.3), strip(0.9))
@@ -122,14 +122,14 @@ class TestPlots:
         recall, precision = plots.precision_recall(self.SCORE, self.LABEL).axes[0].lines[0].get_data()
         assert (1.0, 0.75) in set(zip(np.round(recall, 3), np.round(precision, 3), strict=True))
 
-    def test_passes_are_shares(self) -> None:
-        axes = plots.passes_used(np.array([0, 2, 2, 1, 1, 1]), self.LABEL).axes[0]
+    def test_iterations_are_shares(self) -> None:
+        axes = plots.iterations_used(np.array([0, 2, 2, 1, 1, 1]), self.LABEL).axes[0]
         good, defective = ([bar.get_height() for bar in container] for container in axes.containers)
         assert good == pytest.approx([1 / 3, 0, 2 / 3])
         assert defective == [0, 1, 0]
 
     def test_curves_and_points(self) -> None:
-        assert plots.by_pass({"image": [0.5, 0.9], "pixel": [0.6, 0.7]}).axes[0].lines[0].get_ydata()[1] == 0.9
+        assert plots.by_iterations({"image": [0.5, 0.9], "pixel": [0.6, 0.7]}).axes[0].lines[0].get_ydata()[1] == 0.9
         axes = plots.accuracy_against_latency(["A", "B"], [1, 100], [0.9, 0.8]).axes[0]
         assert [text.get_text() for text in axes.texts] == ["A", "B"]
         assert axes.get_xscale() == "log"

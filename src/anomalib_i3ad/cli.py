@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from . import register
 
 #: Modules with a ``main`` that takes the arguments; those for the edge need neither torch nor anomalib.
-EDGE = {"inspect": "deploy.inspect", "convert": "deploy.convert"}
-COMMANDS = EDGE | {"benchmark": "comparison.benchmark", "report": "comparison.report"}
+EDGE = {"inspect": "deploy.command_line", "convert": "deploy.convert"}
+COMMANDS = EDGE | {"benchmark": "evaluation.benchmark", "report": "evaluation.report"}
 EDGE_HELP = """\
 anomalib-i3ad inspect    run an exported model on images, at the line
 anomalib-i3ad convert    give an exported model another form: image input, unrolled, fixed size, FP16, model server

@@ -15,7 +15,7 @@ from typing import Any
 FOLLOWERS = {
     "anomalib.models": "models",
     "anomalib.data": "data",
-    "anomalib.engine": "engine",
+    "anomalib.engine": "export_root",
     "anomalib.cli.cli": "errors",
 }
 

@@ -10,10 +10,9 @@ import torch
 from anomalib.data import InferenceBatch
 
 from .arguments import check_choice
-from .film import Frame
-from .image_model import ImageModel
+from .base import ImageModel
 from .loops import State, repeat_active
-from .masks import lattice_holes
+from .masks import grid_holes
 from .scores import ImageScore, Reduction
 from .stitching import composite, draw_hidden
 
@@ -22,25 +21,36 @@ SHARP = 1e-7
 MapOf = Literal["last", "mean"]
 
 
-class Iteration(NamedTuple):
+class Snapshot(NamedTuple):
+    """One iteration over one image; the initial inpainting, which hides every part once, shows the first of its holes.
+
+    ``hole`` (1, 1, h, w) of the scene, ``inpainting`` (1, 3, H, W), ``residual`` (1, 1, H, W).
+    """
+
+    hole: torch.Tensor
+    inpainting: torch.Tensor
+    residual: torch.Tensor
+
+
+class IterationResult(NamedTuple):
     """What the iteration leaves behind, an entry an image.
 
     ``inpainting`` (N, C, h, w): the last one. ``anomaly_map`` (N, 1, h, w). ``hole`` (N, 1, h, w) in [0, 1]: what
-    still differs. ``passes`` (N,): iterations after the lattice pass, 0 to ``max_iterations``.
+    still differs. ``iterations`` (N,): iterations after the initial inpainting, 0 to ``max_iterations``.
     """
 
     inpainting: torch.Tensor
     anomaly_map: torch.Tensor
     hole: torch.Tensor
-    passes: torch.Tensor
+    iterations: torch.Tensor
 
 
 class IterativeModel(ImageModel):
     """Base of models that iterate over a scene: the image itself, or another map of it that can be inpainted.
 
     Args:
-        initial_grid: Cells along each side of the lattice pass.
-        max_iterations: Most iterations after the lattice pass.
+        initial_grid: Cells along each side of the initial inpainting.
+        max_iterations: Most iterations after the initial inpainting.
         anomaly_map: ``last`` residual, or ``mean`` over all iterations.
         image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
 
@@ -84,7 +94,7 @@ class IterativeModel(ImageModel):
         """
 
     def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """As :meth:`draw`, for the lattice pass, in which what surrounds the hole may be anomalous, too."""
+        """As :meth:`draw`, for the initial inpainting, in which what surrounds the hole may be anomalous, too."""
         return self.draw(scene, hole)
 
     @abstractmethod
@@ -103,37 +113,37 @@ class IterativeModel(ImageModel):
     def picture_of(self, inpainting: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Inpaintings as pictures of the images' shape ``(N, 3, H, W)``."""
 
-    def lattices(self, height: int, width: int) -> torch.Tensor:
+    def grid_holes(self, height: int, width: int) -> torch.Tensor:
         """Initial holes ``(4, 1, height, width)`` of a scene."""
-        return lattice_holes(self.initial_grid, height, width)
+        return grid_holes(self.initial_grid, height, width)
 
-    def first_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
-        """Lattice pass: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
-        holes = self.lattices(*scene.shape[-2:]).to(scene)
+    def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
+        """Initial inpainting: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
+        holes = self.grid_holes(*scene.shape[-2:]).to(scene)
         return draw_hidden(scene, holes[None], self.draw_unseen)[:, 0]
 
-    def first_residual(self, scene: torch.Tensor) -> torch.Tensor:
-        """Residual ``(N, 1, h, w)`` of the lattice pass by which u is calibrated."""
-        return self.compare(self.prepare(scene), self.first_inpainting(scene))[0]
+    def initial_residual(self, scene: torch.Tensor) -> torch.Tensor:
+        """Residual ``(N, 1, h, w)`` of the initial inpainting by which u is calibrated."""
+        return self.compare(self.prepare(scene), self.initial_inpainting(scene))[0]
 
     def hole_of(self, residual: torch.Tensor) -> torch.Tensor:
         """Hole ``(N, 1, h, w)`` in [0, 1]: 1 where the residual reaches u, and a ramp just below."""
         u = self.mask_threshold
         return (1 + (residual - u) / (self.mask_edge * u).clamp(min=SHARP)).clamp(0, 1)
 
-    def iterate(self, image: torch.Tensor, frames: list[Frame] | None = None) -> Iteration:
+    def iterate(self, image: torch.Tensor, snapshots: list[Snapshot] | None = None) -> IterationResult:
         """Run the iteration; every image stops by itself, whatever its neighbours in the batch do.
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
-            frames: Filled with every iteration, the lattice pass first; for one image alone.
+            snapshots: Filled with every iteration, the initial inpainting first; for one image alone.
         """
         scene = self.scene_of(image)
         prepared = self.prepare(scene)
 
-        def record(hole: torch.Tensor, inpainting: torch.Tensor, residual: torch.Tensor) -> None:
-            if frames is not None:
-                frames.append(Frame(hole, self.picture_of(inpainting, image), self.map_of(residual, image)))
+        def take(hole: torch.Tensor, inpainting: torch.Tensor, residual: torch.Tensor) -> None:
+            if snapshots is not None:
+                snapshots.append(Snapshot(hole, self.picture_of(inpainting, image), self.map_of(residual, image)))
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
             scene, *prepared = constants
@@ -141,34 +151,34 @@ class IterativeModel(ImageModel):
             inpainting = composite(scene, self.draw(scene, hole), hole)
             masking, scoring = self.compare(tuple(prepared), inpainting)
             next_hole = self.hole_of(masking)
-            record(hole, inpainting, scoring)
+            take(hole, inpainting, scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
             return (inpainting, scoring, next_hole, *(of_all + scoring for of_all in total)), goes_on
 
-        inpainting = self.first_inpainting(scene)
+        inpainting = self.initial_inpainting(scene)
         masking, residual = self.compare(prepared, inpainting)
         hole = self.hole_of(masking)
-        record(self.lattices(*scene.shape[-2:])[:1].to(scene), inpainting, residual)
+        take(self.grid_holes(*scene.shape[-2:])[:1].to(scene), inpainting, residual)
         active = hole.mean(dim=(1, 2, 3)) > 0
         # a copy: the states of an exported loop may not share memory
         total = [residual.clone()] if self.anomaly_map == "mean" else []
-        (inpainting, residual, hole, *total), passes = repeat_active(
+        (inpainting, residual, hole, *total), iterations = repeat_active(
             inpaint_again, (scene, *prepared), (inpainting, residual, hole, *total), active, self.max_iterations
         )
         if total:
             # an image that stopped keeps the residual of what it would go on to hide; the rest would not differ
-            left = (self.max_iterations - passes)[:, None, None, None]
+            left = (self.max_iterations - iterations)[:, None, None, None]
             residual = (total[0] + left * residual * hole) / (1 + self.max_iterations)
-        return Iteration(inpainting, self.map_of(residual, image), hole, passes)
+        return IterationResult(inpainting, self.map_of(residual, image), hole, iterations)
 
-    def film(self, image: torch.Tensor) -> list[Frame]:
-        """Every iteration over one image ``(1, 3, H, W)`` in [0, 1], the lattice pass first."""
-        frames: list[Frame] = []
-        self.iterate(image, frames)
-        return frames
+    def record(self, image: torch.Tensor) -> list[Snapshot]:
+        """Every iteration over one image ``(1, 3, H, W)`` in [0, 1], the initial inpainting first."""
+        snapshots: list[Snapshot] = []
+        self.iterate(image, snapshots)
+        return snapshots
 
-    def _score(self, image: torch.Tensor) -> tuple[InferenceBatch, Iteration]:
+    def _score(self, image: torch.Tensor) -> tuple[InferenceBatch, IterationResult]:
         if not torch.compiler.is_exporting() and torch.isnan(self.mask_threshold):
             msg = "mask_threshold is not calibrated: fit the model, or load a fitted checkpoint"
             raise ValueError(msg)
@@ -182,4 +192,4 @@ class IterativeModel(ImageModel):
     def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
         """See :meth:`ImageModel.explain`."""
         batch, result = self._score(image)
-        return batch, {"passes": result.passes, "reconstruction": self.picture_of(result.inpainting, image)}
+        return batch, {"iterations": result.iterations, "reconstruction": self.picture_of(result.inpainting, image)}

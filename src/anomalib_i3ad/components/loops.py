@@ -76,21 +76,23 @@ def repeat_active(
     Returns:
         The final state, and how often each image was updated, ``(N,)`` float.
     """
-    passes = torch.zeros_like(active, dtype=state[0].dtype)
+    iterations = torch.zeros_like(active, dtype=state[0].dtype)
     if torch.compiler.is_exporting():
 
         def unfinished(i: torch.Tensor, active: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
             return (i < limit) & (active > 0).any()
 
-        def update(i: torch.Tensor, active: torch.Tensor, passes: torch.Tensor, *state: torch.Tensor) -> State:
+        def update(i: torch.Tensor, active: torch.Tensor, iterations: torch.Tensor, *state: torch.Tensor) -> State:
             after, goes_on = step(constants, state)
             moves = active[:, None, None, None] > 0
             kept = tuple(torch.where(moves, new, old) for new, old in zip(after, state, strict=True))
-            return i + 1, active * goes_on.to(active.dtype), passes + active, *kept
+            return i + 1, active * goes_on.to(active.dtype), iterations + active, *kept
 
         start = torch.zeros((), dtype=torch.int64)
-        _, _, passes, *state_after = while_loop(unfinished, update, (start, active.to(passes.dtype), passes, *state))
-        return tuple(state_after), passes
+        _, _, iterations, *state_after = while_loop(
+            unfinished, update, (start, active.to(iterations.dtype), iterations, *state)
+        )
+        return tuple(state_after), iterations
     final = tuple(value.clone() for value in state)
     index = active.nonzero()[:, 0]
     for _ in range(limit):
@@ -99,6 +101,6 @@ def repeat_active(
         after, goes_on = step(tuple(value[index] for value in constants), tuple(value[index] for value in final))
         for value, new in zip(final, after, strict=True):
             value[index] = new
-        passes[index] += 1
+        iterations[index] += 1
         index = index[goes_on]
-    return final, passes
+    return final, iterations

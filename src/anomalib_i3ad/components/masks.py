@@ -17,8 +17,8 @@ TURN_SPREAD = 2 * np.pi / 15
 BOX_SIDE = (0.375, 0.5)
 
 
-def lattice_holes(grid: int, height: int, width: int) -> torch.Tensor:
-    """Four complementary holes of square-lattice cells (I3AD, figure "initial masks").
+def grid_holes(grid: int, height: int, width: int) -> torch.Tensor:
+    """Four complementary holes of the cells of a grid (I3AD, figure "initial masks").
 
     Args:
         grid: Cells along each side, even; a cell is ``height / grid`` by ``width / grid`` pixels.
@@ -107,26 +107,26 @@ def training_holes(
     height: int,
     width: int,
     rng: np.random.Generator,
-    lattices: torch.Tensor,
-    lattice_probability: float,
+    holes_of_grid: torch.Tensor,
+    grid_probability: float,
 ) -> torch.Tensor:
-    """Draw one hole an image: free-form, or with ``lattice_probability`` one of the lattice holes.
+    """Draw one hole an image: free-form, or with ``grid_probability`` one of the grid holes.
 
     Args:
         count: Number of holes.
         height: Image height in pixels.
         width: Image width in pixels.
         rng: Source of randomness.
-        lattices: ``(K, 1, height, width)``, the lattice holes to choose from.
-        lattice_probability: Share of lattice holes, in [0, 1].
+        holes_of_grid: ``(K, 1, height, width)``, the grid holes to choose from.
+        grid_probability: Share of grid holes, in [0, 1].
 
     Returns:
         ``(count, 1, height, width)`` float in {0, 1}.
     """
     holes = torch.empty(count, 1, height, width)
     for hole in holes:
-        if rng.random() < lattice_probability:
-            hole.copy_(lattices[rng.integers(len(lattices))])
+        if rng.random() < grid_probability:
+            hole.copy_(holes_of_grid[rng.integers(len(holes_of_grid))])
         else:
             hole.copy_(torch.from_numpy(free_form_hole(height, width, rng)))
     return holes

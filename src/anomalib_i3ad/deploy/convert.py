@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import openvino as ov
 
+from .drawn_images import drawn_images
 from .graph import FP32, OUTPUTS, ModelError, fixed_size, in_form, read_model, save_model, served_path, takes_bytes
-from .samples import drawn_images
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -81,7 +81,7 @@ def save_model(model: ov.Model, path: Path) -> Path:
 
 
 def detail_names(model: ov.Model) -> list[str]:
-    """Names of the tensors by which the graph explains a result; ``passes`` and ``reconstruction`` are known."""
+    """Names of the tensors by which the graph explains a result; ``iterations`` and ``reconstruction`` are known."""
     return model.get_rt_info([OWN_INFO, DETAILS]).astype(str).split() if model.has_rt_info([OWN_INFO, DETAILS]) else []
 
 
@@ -174,7 +174,7 @@ def unroll(model: ov.Model) -> ov.Model:
     """Write every Loop out, iteration after iteration, for devices that cannot run one; changes the model in place.
 
     Nothing stops early then: every image costs as much as the slowest; those that are done keep their result,
-    as the bodies of this package's loops have it. The graph no longer tells ``passes``.
+    as the bodies of this package's loops have it. The graph no longer tells ``iterations``.
 
     Raises:
         ValueError: If a loop's number of iterations is not a constant.

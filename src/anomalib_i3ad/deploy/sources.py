@@ -14,7 +14,7 @@ import numpy as np
 
 from .camera import Camera, name_of
 from .decoding import SUFFIXES, fault, read_image
-from .records import Stamp
+from .results import Stamp
 
 #: Seconds between looks into a watched folder, for which a file must be unchanged, and after which a part of one is
 #: taken as it is.

@@ -1,5 +1,5 @@
 """Export to OpenVINO: the graph, its compression, and the check against the model it came from."""
 
-from .openvino import export
+from .to_openvino import export
 
 __all__ = ["export"]

@@ -36,7 +36,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         images: ``(1, 3, H, W)`` in [0, 1].
 
     Returns:
-        Entries of the report: the largest differences, equal labels, and passes used where there are any.
+        Entries of the report: the largest differences, equal labels, and iterations used where there are any.
 
     Raises:
         ValueError: If a result of the graph is not finite.
@@ -44,7 +44,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
     compiled = ov.Core().compile_model(with_details(model.clone()), "CPU", FP32)
     as_bytes = takes_bytes(model)
     score = anomaly_map = 0.0
-    labels, passes = 0, list[float]()
+    labels, iterations = 0, list[float]()
     for image in [*images, *flat_images(images[0])]:
         stored = (255 * image).round()
         given = stored.permute(0, 2, 3, 1).byte() if as_bytes else image
@@ -61,12 +61,16 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
         anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
         labels += int(result["pred_label"].item() == expected.pred_label.item())
-        passes += result["passes"].tolist() if "passes" in {name for o in compiled.outputs for name in o.names} else []
+        iterations += (
+            result["iterations"].tolist()
+            if "iterations" in {name for o in compiled.outputs for name in o.names}
+            else []
+        )
     count = len(images) + 2
     if score > SCORE_TOLERANCE or anomaly_map > MAP_TOLERANCE or labels < count:
         logger.warning("Graph and model differ: score %.1e, map %.1e, labels %d/%d", score, anomaly_map, labels, count)
     agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
-    return {"agreement_with_torch": agreement} | ({"passes": passes} if passes else {})
+    return {"agreement_with_torch": agreement} | ({"iterations": iterations} if iterations else {})
 
 
 def describe(

@@ -4,7 +4,7 @@ import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F
 
-from anomalib_i3ad.deploy import samples
+from anomalib_i3ad.deploy import drawn_images as drawn
 
 
 def training_images(
@@ -38,7 +38,7 @@ def drawn_images(input_size: tuple[int, int] | None) -> list[torch.Tensor]:
     Args:
         input_size: Their height and width in pixels; several sizes if ``None``.
     """
-    return [torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 for pixels in samples.drawn_images(input_size)]
+    return [torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 for pixels in drawn.drawn_images(input_size)]
 
 
 def flat_images(like: torch.Tensor) -> list[torch.Tensor]:

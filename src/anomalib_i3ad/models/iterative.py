@@ -9,7 +9,7 @@ from torch import optim
 
 from anomalib_i3ad.post_processing import quantile
 
-from .reconstruction import ReconstructionMixin, image_of
+from .base import ReconstructionMixin, image_of
 
 #: Share of the cosine schedule's steps in which the learning rate rises.
 WARM_UP = 0.05
@@ -58,5 +58,5 @@ class IterativeMixin(ReconstructionMixin):
         Raises:
             ValueError: If validation holds no normal image.
         """
-        residuals = self.on_normal_images(self.model.first_residual)
+        residuals = self.on_normal_images(self.model.initial_residual)
         self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))

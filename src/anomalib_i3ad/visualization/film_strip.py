@@ -1,8 +1,8 @@
-"""Film strip: how an iteration came to its result, pass by pass."""
+"""Film strip: how an iteration came to its result, iteration by iteration."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,20 +13,13 @@ from lightning import Trainer
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.film import Frame
+from anomalib_i3ad.components.iteration import IterativeModel, Snapshot
 
 TILE = 160  # pixels
 GAP = 4
 LINE = 16
 HIDDEN = np.array([0.55, 0.55, 0.6])
 OUTLINE = np.array([0.1, 1.0, 0.3])
-
-
-class Filmed(Protocol):
-    """A torch model that can tell how it came to its result."""
-
-    def film(self, image: torch.Tensor) -> list[Frame]:
-        """Frames of one image ``(1, 3, H, W)``."""
 
 
 def _pixels(image: torch.Tensor, mode: str = "bilinear") -> np.ndarray:
@@ -51,20 +44,20 @@ def coloured(residual: torch.Tensor) -> np.ndarray:
 
 def draw_film_strip(
     image: torch.Tensor,
-    frames: Sequence[Frame],
+    snapshots: Sequence[Snapshot],
     pixel_threshold: float,
     caption: str,
     pred_mask: torch.Tensor | None = None,
     gt_mask: torch.Tensor | None = None,
 ) -> Image.Image:
-    """Draw an image, then for each pass what was hidden, the inpainting, and its residual.
+    """Draw an image, then for each iteration what was hidden, the inpainting, and its residual.
 
     Residuals r are shown as r / (r + t) for the pixel threshold t: half the scale is the threshold, for every image.
 
     Args:
         image: ``(1, 3, H, W)`` in [0, 1].
-        frames: Passes, the first one the lattice pass.
-        pixel_threshold: Residual from which a pixel is defective.
+        snapshots: Iterations, the first one the initial inpainting.
+        pixel_threshold: Residual from which a pixel is anomalous.
         caption: One line over the strip.
         pred_mask: ``(H, W)``, outlined in the image below the input.
         gt_mask: ``(H, W)``, outlined in the input.
@@ -74,13 +67,16 @@ def draw_film_strip(
     if pred_mask is not None:
         first.append(("found", outlined(tile, pred_mask)))
     columns = [first]
-    for number, frame in enumerate(frames):
-        hole = _pixels(frame.hole, "nearest")
-        shown = frame.residual / (frame.residual + pixel_threshold)
+    for number, snapshot in enumerate(snapshots):
+        hole = _pixels(snapshot.hole, "nearest")
+        shown = snapshot.residual / (snapshot.residual + pixel_threshold)
         columns.append(
             [
-                (f"hidden, pass {number}" if number else "hidden, one part of four", tile * (1 - hole) + HIDDEN * hole),
-                ("inpainted", _pixels(frame.inpainting)),
+                (
+                    f"hidden, iteration {number}" if number else "hidden, one part of four",
+                    tile * (1 - hole) + HIDDEN * hole,
+                ),
+                ("inpainted", _pixels(snapshot.inpainting)),
                 ("difference", coloured(shown)),
             ]
         )
@@ -96,27 +92,27 @@ def draw_film_strip(
     return strip
 
 
-def film_item(model: Any, item: Any) -> Image.Image:
+def film_strip_of(model: Any, item: Any) -> Image.Image:
     """Film strip of a scored image.
 
     Args:
-        model: Lightning model whose torch model is :class:`Filmed`.
+        model: Lightning model whose torch model is an :class:`IterativeModel`.
         item: Image at the model's input size, with its result.
 
     Raises:
         TypeError: If the model does not iterate.
     """
-    if not hasattr(model.model, "film"):
+    if not isinstance(model.model, IterativeModel):
         msg = f"{type(model).__name__} does not iterate: film strips are for I3AD and FeatureI3AD"
         raise TypeError(msg)
     image = item.image.as_subclass(torch.Tensor)[None].float()
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        frames = cast("Filmed", model.model).film(image)
-    verdict = "rejected" if item.pred_label else "accepted"
-    caption = f"{Path(item.image_path or '').name}: {verdict}, score {float(item.pred_score):.3f} (limit 0.5)"
+        snapshots = model.model.record(image)
+    verdict = "anomalous" if item.pred_label else "normal"
+    caption = f"{Path(item.image_path or '').name}: {verdict}, score {float(item.pred_score):.3f} (threshold 0.5)"
     true = None if item.gt_mask is None or not item.gt_mask.any() else item.gt_mask.as_subclass(torch.Tensor)
     found = item.pred_mask.as_subclass(torch.Tensor).reshape(item.pred_mask.shape[-2:])
-    return draw_film_strip(image, frames, float(model.post_processor.pixel_threshold), caption, found, true)
+    return draw_film_strip(image, snapshots, float(model.post_processor.pixel_threshold), caption, found, true)
 
 
 class FilmStripVisualizer(Visualizer):
@@ -146,7 +142,7 @@ class FilmStripVisualizer(Visualizer):
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
-            film_item(pl_module, item).save(Path(name).with_suffix(".png"))
+            film_strip_of(pl_module, item).save(Path(name).with_suffix(".png"))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import auc, precision_recall_curve, roc_curve
 
-KINDS = (("good", "#2f7ebc"), ("defective", "#d1495b"))
+KINDS = (("normal", "#2f7ebc"), ("anomalous", "#d1495b"))
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -19,7 +19,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
-    """Scores ``(N,)`` of good and defective images, and the threshold between them."""
+    """Scores ``(N,)`` of normal and anomalous images, and the threshold between them."""
     figure, axes = _axes("Scores", "image score", "images")
     edges = np.linspace(min(score.min(), threshold), max(score.max(), threshold), 31)
     for kind, (name, colour) in enumerate(KINDS):
@@ -30,12 +30,14 @@ def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> F
 
 
 def roc(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
-    """Share of defective images found against share of good ones rejected; the threshold as a point."""
+    """Share of anomalous images found against share of false alarms; the threshold as a point."""
     false, true, _ = roc_curve(label, score)
-    figure, axes = _axes(f"ROC, area {auc(false, true):.3f}", "good images rejected", "defective images found")
+    figure, axes = _axes(
+        f"ROC, area {auc(false, true):.3f}", "false alarms, share of normal images", "anomalous images found"
+    )
     axes.plot(false, true, color=KINDS[1][1])
-    rejected = score > threshold
-    axes.plot(rejected[label == 0].mean(), rejected[label == 1].mean(), "ko", label="at the threshold")
+    flagged = score > threshold
+    axes.plot(flagged[label == 0].mean(), flagged[label == 1].mean(), "ko", label="at the threshold")
     axes.legend(loc="lower right")
     return figure
 
@@ -43,15 +45,15 @@ def roc(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
 def precision_recall(score: np.ndarray, label: np.ndarray) -> Figure:
     """Precision against recall."""
     precision, recall, _ = precision_recall_curve(label, score)
-    figure, axes = _axes("Precision and recall", "defective images found", "of the rejected, defective")
+    figure, axes = _axes("Precision and recall", "anomalous images found", "anomalous among the alarms")
     axes.plot(recall, precision, color=KINDS[1][1])
     axes.set_ylim(0, 1.02)
     return figure
 
 
-def by_pass(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Figures, such as AUROC, after 0, 1, 2, ... passes."""
-    figure, axes = _axes("What each pass buys", "passes after the first", "AUROC")
+def by_iterations(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Figures, such as AUROC, after 0, 1, 2, ... iterations."""
+    figure, axes = _axes("What each iteration buys", "iterations after the initial inpainting", "AUROC")
     for name, values in curves.items():
         axes.plot(values, marker="o", label=name)
     axes.set_xticks(range(max(map(len, curves.values()))))
@@ -59,12 +61,12 @@ def by_pass(curves: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def passes_used(passes: np.ndarray, label: np.ndarray) -> Figure:
-    """How many passes ``(N,)`` good and defective images took."""
-    figure, axes = _axes("Passes used", "passes after the first", "share of images")
-    every = np.arange(passes.max() + 1)
+def iterations_used(iterations: np.ndarray, label: np.ndarray) -> Figure:
+    """How many iterations ``(N,)`` normal and anomalous images took."""
+    figure, axes = _axes("Iterations used", "iterations after the initial inpainting", "share of images")
+    every = np.arange(iterations.max() + 1)
     for kind, (name, colour) in enumerate(KINDS):
-        share = [np.mean(passes[label == kind] == count) for count in every]
+        share = [np.mean(iterations[label == kind] == count) for count in every]
         axes.bar(every + 0.4 * kind - 0.2, share, 0.4, label=name, color=colour)
     axes.set_xticks(every)
     axes.legend()

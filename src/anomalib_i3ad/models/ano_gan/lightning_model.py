@@ -19,7 +19,7 @@ from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.models.reconstruction import ReconstructionMixin, frozen, image_of
+from anomalib_i3ad.models.base import ReconstructionMixin, frozen, image_of
 
 from .loss import discriminator_loss, encoder_loss, generator_loss
 from .torch_model import AnoGanModel, Discrimination, Inference

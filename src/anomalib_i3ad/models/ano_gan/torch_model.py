@@ -6,7 +6,7 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_i3ad.components.arguments import check_choice
-from anomalib_i3ad.components.image_model import ImageModel
+from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.patches import Windows, check_patches
 from anomalib_i3ad.components.scores import ImageScore, Reduction

@@ -21,16 +21,16 @@ from torch.nn import functional as F
 
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.models.base import image_of
 from anomalib_i3ad.models.iterative import IterativeMixin
-from anomalib_i3ad.models.reconstruction import image_of
 
 from .kept import KeptFeatures
 from .loss import inpainting_loss, likelihood_loss
 from .torch_model import BACKBONE, LAYERS, FeatureI3ADModel, widened
 
 ADAM_BETAS = (0.9, 0.99)
-#: Share of training holes that are lattice holes, the rest are free-form.
-LATTICE_PROBABILITY = 0.5
+#: Share of training holes that are grid holes, the rest are free-form.
+GRID_PROBABILITY = 0.5
 #: Weight of the expected residual's likelihood in the loss.
 LIKELIHOOD_WEIGHT = 0.1
 #: Images of a batch by which the decoder learns: more of them cost more than the inpainter.
@@ -59,9 +59,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of weights, order of images, training holes and noise.
 
-        initial_grid: Cells of the lattice pass along each side, even and dividing the features' grid.
+        initial_grid: Cells of the initial inpainting along each side, even and dividing the features' grid.
         mask_quantile: Cells are hidden from u on, this quantile of the first residual on normal validation images.
-        max_iterations: Most iterations after the lattice pass.
+        max_iterations: Most iterations after the initial inpainting.
         image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
             of its highest per cent (``top_k``).
 
@@ -182,7 +182,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         model, rng = self.model, self.step_rng()
         features = model.standardised(self.cells_of(batch))
         n, _, h, w = features.shape
-        hole = widened(training_holes(n, h, w, rng, model.lattices(h, w), LATTICE_PROBABILITY).to(features))
+        hole = widened(training_holes(n, h, w, rng, model.grid_holes(h, w), GRID_PROBABILITY).to(features))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         # uniform: drawn several times faster than normal noise on a CPU
         largest = 3**0.5 * self.noise
@@ -210,7 +210,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
             def sizes(cells: torch.Tensor) -> torch.Tensor:
                 features = model.standardised(cells)
-                drawn = model.features_in(model.first_inpainting(model.scene_of_features(features)))
+                drawn = model.features_in(model.initial_inpainting(model.scene_of_features(features)))
                 cosine = model.cosines(model.directions(features), drawn)
                 return torch.cat([torch.ones_like(cosine[:, :1]), cosine, (features - drawn).square()], dim=1).sum(
                     dim=0

@@ -18,7 +18,7 @@ BACKBONE, LAYERS = "tf_efficientnet_lite0", ("blocks.2", "blocks.4")
 CELL = 8
 #: Side in cells of the neighbourhood over which features are averaged (PatchCore, Roth et al., CVPR 2022, section 3.1).
 NEIGHBOURHOOD = 3
-#: Rings of cells around a part of the lattice that are hidden with it: their features have seen its pixels, by the
+#: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
 #: Images that the mean over all cells counts for, beside those by which the usual residual of a cell is known.
@@ -52,8 +52,8 @@ class FeatureI3ADModel(IterativeModel):
         layers: Names of its layers.
         backbone_weights: File of its weights; ``None`` takes an installed package or timm's hub.
         width: Channels of the inpainter's first layer.
-        initial_grid: Cells of the lattice along each side.
-        max_iterations: Most iterations after the lattice pass.
+        initial_grid: Cells of the grid along each side.
+        max_iterations: Most iterations after the initial inpainting.
         image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
 
     Raises:
@@ -94,9 +94,9 @@ class FeatureI3ADModel(IterativeModel):
         self.register_buffer("share", share[None, :, None, None], persistent=False)
 
     def check_size(self, height: int, width: int) -> None:
-        """See :meth:`ImageModel.check_size`: backbone, lattice and inpainter must fit."""
+        """See :meth:`ImageModel.check_size`: backbone, grid and inpainter must fit."""
         check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
-        self.lattices(height // CELL, width // CELL)
+        self.grid_holes(height // CELL, width // CELL)
         if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
             size = f"{height}x{width} pixels"
             msg = f"initial_grid {self.initial_grid} leaves nothing visible of {size}: choose a smaller one"

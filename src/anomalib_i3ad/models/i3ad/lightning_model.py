@@ -20,8 +20,8 @@ from anomalib_i3ad.components.iteration import MapOf
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.components.stitching import composite
+from anomalib_i3ad.models.base import frozen, image_of
 from anomalib_i3ad.models.iterative import IterativeMixin
-from anomalib_i3ad.models.reconstruction import frozen, image_of
 
 from .discriminator import Discriminator
 from .loss import adversarial_loss, discriminator_loss, reconstruction_loss
@@ -43,17 +43,17 @@ class I3AD(IterativeMixin, AnomalibModule):
         width: Channels of the generator's first layer, even; speed and size follow it.
         stages: 1, or 2 to refine the inpainting with contextual attention.
         adversarial_weight: Weight of the adversarial term beside L1, 1 in the sources; 0 trains no discriminator.
-        lattice_probability: Share of training holes that are lattice holes, the rest are free-form.
+        grid_probability: Share of training holes that are grid holes, the rest are free-form.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
         max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
             limits may end it earlier. ``None`` leaves it to the trainer.
         seed: Seed of weights, order of images and training holes.
 
-        initial_grid: Cells along each side of the lattice pass, even and dividing the image.
+        initial_grid: Cells along each side of the initial inpainting, even and dividing the image.
         mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
         mask_quantile: Pixels are hidden from u on, this quantile of the first residual on normal validation images.
-        max_iterations: Most iterations after the lattice pass.
+        max_iterations: Most iterations after the initial inpainting.
         anomaly_map: The ``last`` residual, or the ``mean`` over iterations; an image that stops early keeps its last.
         image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
             of its highest per cent (``top_k``).
@@ -67,7 +67,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         ValueError: If an argument is none of the above or does not fit ``image_size``.
     """
 
-    training_arguments = IterativeMixin.training_arguments | {"adversarial_weight", "lattice_probability"}
+    training_arguments = IterativeMixin.training_arguments | {"adversarial_weight", "grid_probability"}
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         width: int = 12,
         stages: int = 1,
         adversarial_weight: float = 0.0,
-        lattice_probability: float = 0.5,
+        grid_probability: float = 0.5,
         learning_rate: float = 2e-3,
         max_train_steps: int | None = 2400,
         seed: int = 0,
@@ -101,7 +101,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         self.model.check_size(*self.image_size)
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, same numbers
         self.adversarial_weight = adversarial_weight
-        self.lattice_probability = lattice_probability
+        self.grid_probability = grid_probability
         self.learning_rate = learning_rate
         self.mask_quantile = mask_quantile
 
@@ -114,7 +114,7 @@ class I3AD(IterativeMixin, AnomalibModule):
     def draw_holes(self, image: torch.Tensor) -> torch.Tensor:
         """Holes ``(N, 1, H, W)`` for a training batch."""
         n, _, h, w = image.shape
-        return training_holes(n, h, w, self.step_rng(), self.model.lattices(h, w), self.lattice_probability).to(image)
+        return training_holes(n, h, w, self.step_rng(), self.model.grid_holes(h, w), self.grid_probability).to(image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One step of generator and discriminator, both judged before either moves."""

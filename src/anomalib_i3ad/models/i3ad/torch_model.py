@@ -20,10 +20,10 @@ class I3ADModel(IterativeModel):
     Args:
         width: Channels of the generator's first layer.
         stages: 1, or 2 with contextual attention.
-        initial_grid: Cells along each side of the lattice pass.
+        initial_grid: Cells along each side of the initial inpainting.
         mask_residual: Residual that decides what is hidden next: ``ssim`` or ``l2``.
         score_residual: Residual that becomes the anomaly map.
-        max_iterations: Most iterations after the lattice pass.
+        max_iterations: Most iterations after the initial inpainting.
         anomaly_map: ``last`` residual, or ``mean`` over all iterations.
         image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
 
@@ -48,9 +48,9 @@ class I3ADModel(IterativeModel):
         self.residuals: Any = nn.ModuleList(map(build_residual, dict.fromkeys((mask_residual, score_residual))))
 
     def check_size(self, height: int, width: int) -> None:
-        """See :meth:`ImageModel.check_size`: generator and lattice must fit."""
+        """See :meth:`ImageModel.check_size`: generator and grid must fit."""
         check_sides(height, width, self.generator.size_divisor, "generator")
-        self.lattices(height, width)
+        self.grid_holes(height, width)
 
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.scene_of`: the image itself."""

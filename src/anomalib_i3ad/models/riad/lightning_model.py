@@ -16,7 +16,7 @@ from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.masks import random_cell_sets
-from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
+from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 
 from .loss import RiadLoss
 from .torch_model import RiadModel

@@ -8,8 +8,8 @@ from anomalib.data import InferenceBatch
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.gms import msgms_map
-from anomalib_i3ad.components.image_model import ImageModel
 from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.stitching import draw_hidden
@@ -65,7 +65,7 @@ class RiadModel(ImageModel):
             cell_sets: ``(S, H, W)``, S ways to divide it into ``parts``.
 
         Returns:
-            ``(N, S, 3, H, W)``, each pixel taken from the pass in which it was hidden.
+            ``(N, S, 3, H, W)``, each pixel taken from the inpainting in which it was hidden.
         """
         part = torch.arange(self.parts, device=image.device)[:, None, None, None]
         holes = (cell_sets.long()[:, None, None] == part).to(image.dtype)
@@ -78,7 +78,7 @@ class RiadModel(ImageModel):
             raise ValueError(msg)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
-        """See :meth:`ImageModel.infer`; all passes, ``parts`` for each cell size, are one batch."""
+        """See :meth:`ImageModel.infer`; all inpaintings, ``parts`` for each cell size, are one batch."""
         # the ways to divide the image become channels, over which the similarity is averaged
         drawn = self.reconstruct(image, self.cell_sets).flatten(1, 2)
         residual = msgms_map(image.repeat(1, len(self.cell_sizes), 1, 1), drawn)

@@ -16,7 +16,7 @@ from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.models.reconstruction import ReconstructionMixin, image_of
+from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 
 from .loss import Kind, ReconstructionLoss
 from .torch_model import Mode, SsimAeModel

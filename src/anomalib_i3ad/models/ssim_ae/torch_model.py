@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from anomalib_i3ad.components.arguments import check_choice
-from anomalib_i3ad.components.image_model import ImageModel
+from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
 from anomalib_i3ad.components.residuals import build_residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction

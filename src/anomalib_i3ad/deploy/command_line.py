@@ -12,11 +12,11 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from .claim import ClaimError, claimed
+from .engine import Inspector
 from .graph import ModelError
-from .inspector import Inspector
-from .records import Records
-from .run import run
+from .pipeline import run
+from .results import Results
+from .results_folder import ClaimError, claimed
 from .sources import SourceError, frames_of, identity_of
 
 #: Exit codes beside 0: some images could not be inspected; the run could not start, or could not write.
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hint", choices=("latency", "throughput"), default="throughput", help="what to optimise for")
     parser.add_argument("--cache", help="folder for compiled models, for a quicker start")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="table, or a JSON object a line")
-    parser.add_argument("--threshold", type=float, default=0.5, help="score above which an image is defective")
+    parser.add_argument("--threshold", type=float, default=0.5, help="score above which an image is anomalous")
     parser.add_argument("--pixel-threshold", type=float, default=0.5, help="map value above which a pixel is")
     parser.add_argument("--watch", action="store_true", help="go on with images as they arrive in the folder")
     parser.add_argument("--again", action="store_true", help="remove the results in the folder, and start over")
@@ -88,11 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures, passed = chosen.out / "defective", Counter[str]()
         with (
             claimed(chosen.out, belongs, again=chosen.again),
-            closing(Records(chosen.out / f"results.{chosen.format}")) as records,
+            closing(Results(chosen.out / f"results.{chosen.format}")) as results,
         ):
-            frames = frames_of(chosen.source, records.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
+            frames = frames_of(chosen.source, results.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
             decoders = min(MOST_DECODERS, os.cpu_count() or 1)
-            progress = run(inspector, frames, records, pictures, stop, decoders=decoders)
+            progress = run(inspector, frames, results, pictures, stop, decoders=decoders)
             progress.close(passed)
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)

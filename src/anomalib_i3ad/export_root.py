@@ -8,7 +8,7 @@ from typing import Any
 
 from anomalib.engine import Engine
 
-from .models.reconstruction import ReconstructionMixin
+from .models.base import ReconstructionMixin
 
 #: Where a run's folder holds its checkpoints.
 CHECKPOINTS = ("weights", "lightning")

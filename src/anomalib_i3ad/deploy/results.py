@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 #: ``size`` in bytes and ``mtime_ns`` tell which content of the file a row belongs to; a camera's images have neither.
 FIELDS = (
-    "image", "time", "label", "score", "threshold", "passes", "milliseconds", "picture", "error", "size", "mtime_ns",
+    "image", "time", "label", "score", "threshold", "iterations", "milliseconds", "picture", "error", "size",
+    "mtime_ns",
 )  # fmt: skip
 
 JSON_START = b'{"image": '
@@ -79,7 +80,7 @@ def rows_in(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             passed over.
 
     Raises:
-        ValueError: If the file was not written by :class:`Records`, or was changed since; the message names the line.
+        ValueError: If the file was not written by :class:`Results`, or was changed since; the message names the line.
     """
     as_json = path.suffix == ".jsonl"
     header = _header(as_json=as_json)
@@ -125,7 +126,7 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-class Records:
+class Results:
     """A file of results to which rows are added, each whole or not at all.
 
     Rows go to the operating system at once, so that a process that is killed loses none. What a killed process left

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from .decoding import ImageError
-from .inspector import Inspection, Inspector, Ticket
-from .pictures import picture, write_picture
-from .records import FIELDS, Records
+from .engine import Inspection, Inspector, Ticket
+from .overlay import picture, write_picture
+from .results import FIELDS, Results
 from .sources import Frame, Frames
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Progress:
         print("\n".join(lines), file=sys.stderr)
 
 
-def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float) -> str:
+def _write(outcome: Outcome, results: Results, pictures: Path, threshold: float) -> str:
     """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
     frame, image, result, error = outcome
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -174,7 +174,7 @@ def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float)
     if result is not None and image is not None:
         row["label"] = "defective" if result.label else "normal"
         row["score"], row["threshold"] = round(result.score, 6), threshold
-        row["passes"], row["milliseconds"] = result.passes, round(result.milliseconds, 2)
+        row["iterations"], row["milliseconds"] = result.iterations, round(result.milliseconds, 2)
         if result.label:
             try:
                 write_picture(path, picture(image, result, frame.name, threshold))
@@ -184,28 +184,28 @@ def _write(outcome: Outcome, records: Records, pictures: Path, threshold: float)
     row["error"] = error or None
     if frame.stamp:
         row["size"], row["mtime_ns"] = frame.stamp
-    records.append(row)
+    results.append(row)
     return error
 
 
 def run(
     inspector: Inspector,
     frames: Frames,
-    records: Records,
+    results: Results,
     pictures: Path,
     stop: Event,
     *,
     decoders: int = 2,
     total: int | None = None,
 ) -> Progress:
-    """Inspect all frames; a row for each, and a picture of each that is defective.
+    """Inspect all frames; a row for each, and a picture of each that is anomalous.
 
     Whatever is wrong with an image becomes its row. Rows are written as images are done, in the order of the frames.
 
     Args:
         inspector: The model.
         frames: Images.
-        records: Where rows go.
+        results: Where rows go.
         pictures: Folder for pictures.
         stop: When set, no new image is begun; those under way get their rows.
         decoders: Threads that decode.
@@ -233,7 +233,7 @@ def run(
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
             progress.add(outcome)
-            writing.append((outcome, writer.submit(_write, outcome, records, pictures, inspector.image_threshold)))
+            writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector.image_threshold)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()
         while writing:

@@ -1,11 +1,11 @@
-"""The picture a person looks at to see why a part was rejected."""
+"""The picture a person looks at to see why a part is anomalous."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from .inspector import Inspection
+from .engine import Inspection
 
 #: Largest height and width in pixels of a picture's panels.
 HEIGHT, WIDTH = 512, 1024
@@ -31,7 +31,7 @@ def picture(image: np.ndarray, result: Inspection, name: str, threshold: float) 
         image: ``(H, W, 3)`` RGB bytes.
         result: Its inspection.
         name: Name of the image.
-        threshold: Score above which it is defective.
+        threshold: Score above which it is anomalous.
 
     Returns:
         Name, score and threshold, and below them panels side by side with their titles, BGR bytes; each panel at most

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from .records import rows_in, write_whole
+from .results import rows_in, write_whole
 
 if sys.platform == "win32":
     import msvcrt

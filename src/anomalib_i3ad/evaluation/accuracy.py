@@ -1,4 +1,4 @@
-"""How good a trained model is on its test images."""
+"""Accuracy of a trained model on its test images."""
 
 import math
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ class Accuracy(NamedTuple):
     au_pro: float
     image_f1: float
     found: int
-    defective: int
+    anomalous: int
     false_alarms: int
-    good: int
+    normal: int
 
 
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
@@ -71,8 +71,8 @@ def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
             for metric in pixels:
                 metric.update(at_one_resolution)
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
-    rejected = torch.cat([batch.pred_label for batch in predictions]).bool()
+    flagged = torch.cat([batch.pred_label for batch in predictions]).bool()
     image_auroc, image_f1 = (metric.compute().item() for metric in images)
     pixel_auroc, au_pro = (metric.compute().item() if metric.update_called else math.nan for metric in pixels)
-    counts = (int(count.sum()) for count in (rejected & label, label, rejected & ~label, ~label))
+    counts = (int(count.sum()) for count in (flagged & label, label, flagged & ~label, ~label))
     return Accuracy(image_auroc, pixel_auroc, au_pro, image_f1, *counts)

@@ -18,22 +18,23 @@ from lightning import Trainer
 from PIL import Image
 
 from anomalib_i3ad import __version__
+from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.data import MVTec
 from anomalib_i3ad.visualization import plots
-from anomalib_i3ad.visualization.film_strip import film_item
+from anomalib_i3ad.visualization.film_strip import film_strip_of
 
 from .accuracy import measure_accuracy, predict
+from .iterations import Iterations, measure_iterations
 from .page import Page
-from .passes import Passes, measure_passes
 
 STRIPS = 4
-LIMIT = 0.5  # of normalised scores
+THRESHOLD = 0.5  # of normalised scores
 
 
 def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image | None:
     """Film strip of an image, or anomalib's own picture for models that do not iterate."""
-    if hasattr(model.model, "film"):
-        return film_item(model, item)
+    if isinstance(model.model, IterativeModel):
+        return film_strip_of(model, item)
     overlays = [("image", ["anomaly_map"]), ("image", ["pred_mask"])]
     return visualize_image_item(item, fields=["image", "gt_mask"], overlay_fields=overlays)
 
@@ -41,29 +42,29 @@ def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image | None:
 def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[ImageItem]]]:
     """The images that tell most, by heading: errors first."""
     every = sorted((item for batch in predictions for item in batch), key=attrgetter("pred_score"))
-    missed, found, accepted, alarms = (
-        [item for item in every if bool(item.gt_label) == defective and bool(item.pred_label) == rejected]
-        for defective, rejected in ((True, False), (True, True), (False, False), (False, True))
+    missed, found, passed, alarms = (
+        [item for item in every if bool(item.gt_label) == anomalous and bool(item.pred_label) == flagged]
+        for anomalous, flagged in ((True, False), (True, True), (False, False), (False, True))
     )
     yield "Missed defects, the worst first", missed[:STRIPS]
     yield "False alarms, the worst first", alarms[::-1][:STRIPS]
     yield "Found defects, from the closest call to the clearest", found[:: max(1, len(found) // STRIPS)][:STRIPS]
-    yield "Good images, the closest call first", accepted[::-1][:STRIPS]
+    yield "Normal images, the closest call first", passed[::-1][:STRIPS]
 
 
-def add_passes(page: Page, passes: Passes) -> None:
-    """Add what each pass buys."""
+def add_iterations(page: Page, iterations: Iterations) -> None:
+    """Add what each iteration buys."""
     page.heading("The iteration")
-    label = passes.label
-    curves = {"image": passes.image_auroc, "pixel": passes.pixel_auroc}
-    page.plots([plots.by_pass(curves), plots.passes_used(passes.used, label)])
-    last = len(passes.image_auroc) - 1
+    label = iterations.label
+    curves = {"image": iterations.image_auroc, "pixel": iterations.pixel_auroc}
+    page.plots([plots.by_iterations(curves), plots.iterations_used(iterations.used, label)])
+    last = len(iterations.image_auroc) - 1
     for text, names in (
-        ("found by the iteration and not by the first pass alone", passes.rescued(0, last)),
-        ("found by the first pass alone and not by the iteration", passes.rescued(last, 0)),
+        ("found by the iteration and not by the initial inpainting alone", iterations.rescued(0, last)),
+        ("found by the initial inpainting alone and not by the iteration", iterations.rescued(last, 0)),
     ):
         which = f": {', '.join(names)}" if names else ""
-        page.paragraph(f"{len(names)} defective images {text}, if 5 % of good ones are rejected{which}.")
+        page.paragraph(f"{len(names)} anomalous images {text}, if 5 % of normal ones are alarms{which}.")
 
 
 def write_report(
@@ -88,18 +89,18 @@ def write_report(
                 "pixel AUROC": f"{accuracy.pixel_auroc:.3f}",
                 "AU-PRO": f"{accuracy.au_pro:.3f}",
                 "image F1": f"{accuracy.image_f1:.3f}",
-                "defects found": f"{accuracy.found} of {accuracy.defective}",
-                "false alarms": f"{accuracy.false_alarms} of {accuracy.good}",
+                "defects found": f"{accuracy.found} of {accuracy.anomalous}",
+                "false alarms": f"{accuracy.false_alarms} of {accuracy.normal}",
             }
         ]
     )
-    page.paragraph("Scores above 0.5 are rejected; that limit comes from normal validation images alone.")
+    page.paragraph("Scores above 0.5 are anomalous; that threshold comes from normal validation images alone.")
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     score = torch.cat([batch.pred_score for batch in predictions]).float().numpy()
-    shown = [plots.score_histogram(score, label, LIMIT)]
-    page.plots([*shown, plots.roc(score, label, LIMIT), plots.precision_recall(score, label)])
-    if hasattr(model.model, "film"):
-        add_passes(page, measure_passes(model, predictions))
+    shown = [plots.score_histogram(score, label, THRESHOLD)]
+    page.plots([*shown, plots.roc(score, label, THRESHOLD), plots.precision_recall(score, label)])
+    if isinstance(model.model, IterativeModel):
+        add_iterations(page, measure_iterations(model, predictions))
     for heading, items in telling_images(predictions):
         if items:
             page.heading(heading)

@@ -29,7 +29,7 @@ class ImageModel(nn.Module, ABC):
             image: ``(N, 3, H, W)`` in [0, 1].
 
         Returns:
-            The result, and nothing or any of ``passes`` (N,) and ``reconstruction`` (N, 3, H, W).
+            The result, and nothing or any of ``iterations`` (N,) and ``reconstruction`` (N, 3, H, W).
         """
         return self.infer(image), {}
 

@@ -1,4 +1,4 @@
-"""What each pass of the iteration buys, over the images of a test set."""
+"""What each iteration of the iteration buys, over the images of a test set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,15 @@ import torch
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-#: Share of good images rejected by the limit at which images before and after the iteration are compared.
-REJECTED = 0.05
+#: Share of false alarms at the threshold at which images before and after the iteration are compared.
+FALSE_ALARMS = 0.05
 
 
-class Passes(NamedTuple):
-    """Figures after 0, 1, 2, ... passes.
+class Iterations(NamedTuple):
+    """Figures after 0, 1, 2, ... iterations.
 
-    ``used``, ``label``, ``names`` (N): passes an image took, 1 if it is defective, its file. ``score`` (N, passes).
-    ``image_auroc``, ``pixel_auroc`` (passes).
+    ``used``, ``label``, ``names`` (N): iterations an image took, 1 if it is anomalous, its file. ``score``
+    (N, iterations). ``image_auroc``, ``pixel_auroc`` (iterations).
     """
 
     used: np.ndarray
@@ -28,40 +28,40 @@ class Passes(NamedTuple):
     pixel_auroc: list[float]
 
     def found(self, after: int) -> np.ndarray:
-        """Which images exceed the limit that 5 % of good images exceed, ``(N,)`` bool."""
+        """Which images exceed the threshold that 5 % of normal images exceed, ``(N,)`` bool."""
         score = self.score[:, after]
-        return score > np.quantile(score[self.label == 0], 1 - REJECTED)
+        return score > np.quantile(score[self.label == 0], 1 - FALSE_ALARMS)
 
     def rescued(self, before: int = 0, after: int = -1) -> list[str]:
-        """Defective images found after one pass and not after another."""
+        """Anomalous images found after one iteration and not after another."""
         gained = self.found(after) & ~self.found(before) & (self.label == 1)
         return [name for name, is_one in zip(self.names, gained, strict=True) if is_one]
 
 
-def measure_passes(model: Any, predictions: Sequence[Any]) -> Passes:
-    """Iterate again over scored test images, once for each number of passes that the iteration may end after.
+def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
+    """Iterate again over scored test images, once for each number of iterations that the iteration may end after.
 
     Args:
         model: Trained model that iterates.
         predictions: Batches of test images with their masks, at the model's input size.
     """
-    network, limit = model.model, model.model.max_iterations
+    network, most = model.model, model.model.max_iterations
     images = [batch.image.as_subclass(torch.Tensor).float().to(model.device) for batch in predictions]
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     mask = torch.cat([batch.gt_mask for batch in predictions]).bool().flatten().numpy()
     scores, pixel_auroc = [], []
     try:
-        for network.max_iterations in track(range(1 + limit), "iterating"):
+        for network.max_iterations in track(range(1 + most), "iterating"):
             with torch.no_grad():
                 results = [network.iterate(image) for image in images]
             anomaly_map = torch.cat([result.anomaly_map for result in results])
             scores.append(network.image_score(anomaly_map).cpu().numpy())
             pixel_auroc.append(roc_auc_score(mask, anomaly_map.flatten().cpu().numpy()))
     finally:
-        network.max_iterations = limit
+        network.max_iterations = most
     score = np.stack(scores, axis=1)
-    return Passes(
-        used=torch.cat([result.passes for result in results]).round().int().cpu().numpy(),
+    return Iterations(
+        used=torch.cat([result.iterations for result in results]).round().int().cpu().numpy(),
         label=label,
         names=["/".join(Path(path).parts[-2:]) for batch in predictions for path in batch.image_path],
         score=score,

@@ -20,12 +20,12 @@ from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.comparison import benchmark, jobs, report
-from anomalib_i3ad.comparison.accuracy import measure_accuracy, predict
-from anomalib_i3ad.comparison.cost import Cost, measure_cost
-from anomalib_i3ad.comparison.jobs import arguments_of, commit, expand, jobs_of, key_of, model_arguments
-from anomalib_i3ad.comparison.page import Page
-from anomalib_i3ad.comparison.passes import Passes, measure_passes
+from anomalib_i3ad.evaluation import benchmark, jobs, report
+from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
+from anomalib_i3ad.evaluation.cost import Cost, measure_cost
+from anomalib_i3ad.evaluation.iterations import Iterations, measure_iterations
+from anomalib_i3ad.evaluation.jobs import arguments_of, commit, expand, jobs_of, key_of, model_arguments
+from anomalib_i3ad.evaluation.page import Page
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine
 
@@ -373,32 +373,32 @@ class TestAccuracy:
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(mask, large), abs=1e-4)
         assert accuracy.found == int((rejected & (label == 1)).sum())
         assert accuracy.false_alarms == int((rejected & (label == 0)).sum())
-        assert accuracy.good + accuracy.defective == 23
+        assert accuracy.normal + accuracy.anomalous == 23
 
 
 class TestPasses:
     def test_the_last_pass_is_the_models_own_result(self, trained: tuple[I3AD, Path, Textures], tmp_path: Path) -> None:
         model, _, datamodule = trained
         predictions = predict(make_engine(default_root_dir=tmp_path), model, datamodule)
-        passes = measure_passes(model, predictions)
+        iterations = measure_iterations(model, predictions)
         accuracy = measure_accuracy(predictions)
-        assert passes.image_auroc[-1] == pytest.approx(accuracy.image_auroc)
-        assert passes.pixel_auroc[-1] == pytest.approx(accuracy.pixel_auroc, abs=0.01)  # at the model's own size
-        assert len(passes.image_auroc) == 1 + model.model.max_iterations
+        assert iterations.image_auroc[-1] == pytest.approx(accuracy.image_auroc)
+        assert iterations.pixel_auroc[-1] == pytest.approx(accuracy.pixel_auroc, abs=0.01)  # at the model's own size
+        assert len(iterations.image_auroc) == 1 + model.model.max_iterations
         threshold = model.post_processor.image_threshold.item()
         normalised = torch.cat([batch.pred_score for batch in predictions]).numpy()
         np.testing.assert_allclose(
-            passes.score[:, -1] / (passes.score[:, -1] + threshold), normalised, rtol=0, atol=1e-4
+            iterations.score[:, -1] / (iterations.score[:, -1] + threshold), normalised, rtol=0, atol=1e-4
         )
 
     def test_rescued_and_lost_by_hand(self) -> None:
-        good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 2))  # the limit: 0.95
+        good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 2))  # the threshold: 0.95
         defective = np.array([[0.5, 2.0], [2.0, 0.5], [2.0, 2.0], [0.5, 0.5]])
         label = np.array([0] * 21 + [1] * 4)
         names = [f"good/{i}" for i in range(21)] + ["won", "lost", "both", "neither"]
-        passes = Passes(np.zeros(25), label, names, np.concatenate([good, defective]), [0, 0], [0, 0])
-        assert passes.rescued(0, 1) == ["won"]
-        assert passes.rescued(1, 0) == ["lost"]
+        iterations = Iterations(np.zeros(25), label, names, np.concatenate([good, defective]), [0, 0], [0, 0])
+        assert iterations.rescued(0, 1) == ["won"]
+        assert iterations.rescued(1, 0) == ["lost"]
 
 
 class TestReport:

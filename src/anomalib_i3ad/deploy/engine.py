@@ -22,8 +22,8 @@ Hint = Literal["latency", "throughput"]
 class Inspection(NamedTuple):
     """Result of one image.
 
-    ``score`` in [0, 1), above ``image_threshold`` is defective. ``label``: defective. ``anomaly_map`` (h, w) float
-    in [0, 1) and ``mask`` (h, w) bool, at the model's own size. ``passes``: inpaintings after the first, ``None``
+    ``score`` in [0, 1), above ``image_threshold`` is anomalous. ``label``: anomalous. ``anomaly_map`` (h, w) float
+    in [0, 1) and ``mask`` (h, w) bool, at the model's own size. ``iterations``: inpaintings after the first, ``None``
     for models that do not iterate. ``reconstruction`` (h, w, 3) RGB bytes: the part as it should look, where the
     model has one. ``milliseconds`` from the start to the end of inference, without decoding.
     """
@@ -32,7 +32,7 @@ class Inspection(NamedTuple):
     label: bool
     anomaly_map: np.ndarray
     mask: np.ndarray
-    passes: int | None
+    iterations: int | None
     reconstruction: np.ndarray | None
     milliseconds: float
 
@@ -67,7 +67,7 @@ class Inspector:
         device: OpenVINO's name of a device: ``CPU``, ``GPU``, ``NPU``, or ``AUTO`` for the best there is.
         hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
         cache: Folder in which compiled models are kept, for a quick start.
-        image_threshold: Score above which an image is defective; 0.5 is the calibrated one.
+        image_threshold: Score above which an image is anomalous; 0.5 is the calibrated one.
         pixel_threshold: Map value above which a pixel is; 0.5 is the calibrated one.
 
     Raises:
@@ -107,7 +107,7 @@ class Inspector:
         shape = self._compiled.input(0).get_partial_shape()
         self._size = None if shape.is_dynamic else (shape[2].get_length(), shape[1].get_length())
         names = {name for output in self._compiled.outputs for name in output.get_names()}
-        self._iterates = "passes" in names
+        self._iterates = "iterations" in names
         self._reconstructs = RECONSTRUCTION in names
         #: How many images are best under inspection at a time.
         self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -157,7 +157,7 @@ class Inspector:
             request.wait()
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
             score = float(request.get_tensor("pred_score").data.item())
-            passes = round(request.get_tensor("passes").data.item()) if self._iterates else None
+            iterations = round(request.get_tensor("iterations").data.item()) if self._iterates else None
             drawn = request.get_tensor(RECONSTRUCTION).data[0] if self._reconstructs else None
             reconstruction = None
             if drawn is not None:
@@ -170,7 +170,7 @@ class Inspector:
             self._free.append(request)
         return Inspection(
             score, score > self.image_threshold, anomaly_map, anomaly_map > self.pixel_threshold,
-            passes, reconstruction, milliseconds,
+            iterations, reconstruction, milliseconds,
         )  # fmt: skip
 
     def inspect(self, image: np.ndarray | str | Path) -> Inspection:
