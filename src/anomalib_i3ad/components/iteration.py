@@ -48,14 +48,7 @@ class IterationResult(NamedTuple):
 class IterativeModel(ImageModel):
     """Base of models that iterate over a scene: the image itself, or another map of it that can be inpainted.
 
-    Args:
-        initial_grid: Cells along each side of the initial inpainting.
-        max_iterations: Most iterations after the initial inpainting.
-        anomaly_map: ``last`` residual, or ``mean`` over all iterations.
-        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
-
-    Raises:
-        ValueError: If an argument is none of these.
+    Arguments as of :class:`~anomalib_i3ad.models.I3AD`.
     """
 
     #: An image stops when its hole lost less than this share of its area.

@@ -62,13 +62,13 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Training batches after which ``fit`` ends by itself, unless the trainer ends it earlier;
+            ``None`` leaves its end to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
             was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
             generator is left as it was.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
+        pre_processor: As in anomalib; by default a :class:`AntialiasedResize` to ``image_size``.
+        post_processor: As in anomalib; by default a :class:`QuantilePostProcessor`.
         evaluator: As in anomalib.
         visualizer: As in anomalib.
     """
@@ -81,10 +81,10 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         image_size: int | tuple[int, int],
         max_train_steps: int | None,
         seed: int,
-        pre_processor: PreProcessor | bool,
-        post_processor: PostProcessor | bool,
-        evaluator: Evaluator | bool,
-        visualizer: Visualizer | bool,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
@@ -96,8 +96,9 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         for name, value in self.hparams.items():
             if OmegaConf.is_config(value):  # from get_model; a checkpoint that holds one is not loaded
                 self.hparams[name] = OmegaConf.to_container(value)
+        height, width = self.input_size or size
         #: Height and width the network sees.
-        self.image_size: tuple[int, int] = self.input_size or size
+        self.image_size = (height, width)
         self.max_train_steps = max_train_steps
         self.seed = seed
 

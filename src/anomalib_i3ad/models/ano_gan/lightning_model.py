@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
@@ -46,19 +42,15 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         discrimination_weight: Weight lambda of the discrimination term in search and score.
         discrimination: The score's term: distance of the discriminator's inner ``features``, or its ``logit``
             on the drawing, the paper's reference score.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the patches' scores, or mean
-            of their highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the patches' scores, or mean of the highest 1 %
+            (``top_k``).
         encoder_share: Share of the training steps that train the encoder.
         feature_weight: Weight kappa of the features in the encoder's loss.
         learning_rate: Learning rate of the three Adam optimisers.
         betas: Their betas.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, patches and latent vectors, and of the search's start.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
         ValueError: If an argument is none of the above or does not fit ``image_size``.
@@ -85,12 +77,9 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         betas: tuple[float, float] = (0.5, 0.999),
         max_train_steps: int | None = 20_000,
         seed: int = 0,
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         if not 0 < encoder_share < 1:
             msg = f"encoder_share {encoder_share} must lie between 0 and 1"
             raise ValueError(msg)

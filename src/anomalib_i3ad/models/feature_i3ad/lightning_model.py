@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import optim
 from torch.nn import functional as F
@@ -26,7 +22,7 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .kept import KeptFeatures
 from .loss import inpainting_loss, likelihood_loss
-from .torch_model import BACKBONE, LAYERS, FeatureI3ADModel, widened
+from .torch_model import FeatureI3ADModel, widened
 
 ADAM_BETAS = (0.9, 0.99)
 #: Share of training holes that are grid holes, the rest are free-form.
@@ -55,20 +51,15 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         width: Channels of the inpainter's first layer; its speed and size follow it.
         noise: Standard deviation of the noise on visible features in training, in units of theirs.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, training holes and noise.
 
         initial_grid: Cells of the initial inpainting along each side, even and dividing the features' grid.
         mask_quantile: Cells are hidden from u on, this quantile of the first residual on normal validation images.
         max_iterations: Most iterations after the initial inpainting.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
         ValueError: If an argument is none of the above or does not fit ``image_size``.
@@ -79,8 +70,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
-        backbone: str = BACKBONE,
-        layers: Sequence[str] = LAYERS,
+        backbone: str = "tf_efficientnet_lite0",
+        layers: Sequence[str] = ("blocks.2", "blocks.4"),
         backbone_weights: str | None = None,
         width: int = 32,
         noise: float = 0.5,
@@ -91,12 +82,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         mask_quantile: float = 0.995,
         max_iterations: int = 2,
         image_score: Reduction = "top_k",
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: FeatureI3ADModel = FeatureI3ADModel(
                 self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score

@@ -13,7 +13,6 @@ from anomalib_i3ad.components.scores import Reduction
 
 from .networks import Decoder, Inpainter
 
-BACKBONE, LAYERS = "tf_efficientnet_lite0", ("blocks.2", "blocks.4")
 #: Side of a cell in pixels: what lies finer is averaged, what lies coarser interpolated.
 CELL = 8
 #: Side in cells of the neighbourhood over which features are averaged (PatchCore, Roth et al., CVPR 2022, section 3.1).
@@ -46,30 +45,19 @@ class FeatureI3ADModel(IterativeModel):
     The scene is ``(N, C + L, h, w)``: C features, and after them the expected residual of each of L layers, 0 where
     nothing is hidden.
 
-    Args:
-        image_size: Height and width of images in pixels.
-        backbone: Name of a timm model.
-        layers: Names of its layers.
-        backbone_weights: File of its weights; ``None`` takes an installed package or timm's hub.
-        width: Channels of the inpainter's first layer.
-        initial_grid: Cells of the grid along each side.
-        max_iterations: Most iterations after the initial inpainting.
-        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
-
-    Raises:
-        ValueError: If an argument is none of these.
+    Arguments as of :class:`~anomalib_i3ad.models.FeatureI3AD`.
     """
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
-        backbone: str = BACKBONE,
-        layers: Sequence[str] = LAYERS,
-        backbone_weights: str | None = None,
-        width: int = 32,
-        initial_grid: int = 4,
-        max_iterations: int = 2,
-        image_score: Reduction = "top_k",
+        image_size: tuple[int, int],
+        backbone: str,
+        layers: Sequence[str],
+        backbone_weights: str | None,
+        width: int,
+        initial_grid: int,
+        max_iterations: int,
+        image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, "mean", image_score)
         self.features = FrozenFeatures(backbone, layers, backbone_weights)

@@ -6,14 +6,11 @@ is in the model card beside this file.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.iteration import MapOf
@@ -45,8 +42,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         adversarial_weight: Weight of the adversarial term beside L1, 1 in the sources; 0 trains no discriminator.
         grid_probability: Share of training holes that are grid holes, the rest are free-form.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and training holes.
 
         initial_grid: Cells along each side of the initial inpainting, even and dividing the image.
@@ -55,13 +51,9 @@ class I3AD(IterativeMixin, AnomalibModule):
         mask_quantile: Pixels are hidden from u on, this quantile of the first residual on normal validation images.
         max_iterations: Most iterations after the initial inpainting.
         anomaly_map: The ``last`` residual, or the ``mean`` over iterations; an image that stops early keeps its last.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
         ValueError: If an argument is none of the above or does not fit ``image_size``.
@@ -86,12 +78,9 @@ class I3AD(IterativeMixin, AnomalibModule):
         max_iterations: int = 4,
         anomaly_map: MapOf = "mean",
         image_score: Reduction = "mean",
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         self.automatic_optimization = False
         with self.drawing_weights():
             self.model: I3ADModel = I3ADModel(
