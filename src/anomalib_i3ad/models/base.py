@@ -31,7 +31,7 @@ def image_of(batch: Batch) -> torch.Tensor:
     """Images ``(N, 3, H, W)`` of a batch as a plain tensor.
 
     Raises:
-        ValueError: If one of them lost values when it was read.
+        ValueError: If an image file has values above 255, where anomalib cuts them off.
     """
     for path in getattr(batch, "image_path", None) or ():
         check_depth(path)
@@ -46,7 +46,7 @@ def seeded_by_lightning() -> bool:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without reaching its weights."""
+    """Let gradients flow through a network, but not into its weights."""
     network.requires_grad_(requires_grad=False)
     try:
         yield
@@ -55,10 +55,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 class ReconstructionMixin(CheckpointMixin, ExportMixin):
-    """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
+    """Base of all models, to be named before ``AnomalibModule``: they score what they cannot reconstruct.
 
-    Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
-    a stop of the model's own, and checkpoints that are finite and fit the model.
+    Scores are computed in full precision, in validation, at test and in the exported graph alike. A fit ends by
+    itself, and always with a validation, which calibrates the thresholds.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
@@ -104,7 +104,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
 
     @contextmanager
     def drawing_weights(self) -> Iterator[None]:
-        """Draw weights by ``seed``, and leave torch's generator as it was."""
+        """Draw initial weights from ``seed``, and leave torch's generator as it was."""
         if seeded_by_lightning():
             yield
             return
@@ -113,7 +113,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
             yield
 
     def setup(self, stage: str) -> None:
-        """Let a fit draw the order of images by ``seed``."""
+        """Let a fit draw the order of images from ``seed``."""
         super().setup(stage)
         if stage == "fit" and not seeded_by_lightning():
             if self._generator_before is None:
@@ -161,10 +161,10 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         return self.test_step(batch, *args, **kwargs)
 
     def planned_steps(self, optimizer_steps: float = 1) -> float:
-        """Training batches until this fit ends, from its beginning; infinity if nothing limits it.
+        """Number of training batches of this fit; infinity if nothing ends it.
 
         Args:
-            optimizer_steps: Steps of optimisers a batch, which is what the trainer's ``max_steps`` counts.
+            optimizer_steps: Optimiser steps per batch; the trainer's ``max_steps`` counts these.
         """
         trainer, limits = self.trainer, [float("inf")]
         trainer.fit_loop.setup_data()  # by itself Lightning counts batches only after optimisers are configured
@@ -177,14 +177,14 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         return min(limits)
 
     def step_rng(self) -> np.random.Generator:
-        """Source of a training step's randomness, a function of seed, step and process alone.
+        """Random generator of a training step; depends on seed, step and process alone.
 
         So a resumed run draws what an uninterrupted one would have drawn.
         """
         return np.random.default_rng([self.seed, self.train_step, self.global_rank])
 
     def step_optimizers(self, loss: torch.Tensor, *which: int) -> None:
-        """One backward pass, one step of every optimiser, or of those with these indices, and of every schedule."""
+        """One backward pass, then a step of all optimisers, or of those with these indices, and of all schedules."""
         configured = self.optimizers()
         optimizers = configured if isinstance(configured, list) else [configured]
         if which:
@@ -234,12 +234,12 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         if not sum(self.trainer.num_val_batches):
             msg = (
                 "there are no validation images to calibrate thresholds on: "
-                "set the datamodule's val_split_mode to from_train, a val_split_ratio that holds out an image, "
-                "and limit_val_batches above 0"
+                "set the datamodule's val_split_mode to from_train, its val_split_ratio so that it holds out "
+                "at least one image, and the trainer's limit_val_batches above 0"
             )
             raise ValueError(msg)
         if self.max_train_steps is not None:
-            logger.info("Training ends after %d steps (max_train_steps), or earlier.", self.max_train_steps)
+            logger.info("Training ends after at most %d steps (max_train_steps).", self.max_train_steps)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""
@@ -248,12 +248,12 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
             self.trainer.should_stop = True
 
     def on_validation_end(self) -> None:
-        """Remember which weights the calibration belongs to."""
+        """Remember which weights were calibrated."""
         super().on_validation_end()
         self._validated_at = self.trainer.global_step
 
     def on_train_epoch_end(self) -> None:
-        """Calibrate the final weights where the trainer's schedule would not."""
+        """Validate, and so calibrate, the final weights where the trainer's schedule would not."""
         super().on_train_epoch_end()
         trainer = self.trainer
         ends = (

@@ -93,7 +93,7 @@ class AnoGanModel(ImageModel):
         return to_latent((1 - weight) * torch.sign(drawn - patch) + weight * by_features)
 
     def search(self, patch: torch.Tensor, features: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Descend from ``start`` by Adam, whose state every patch has its own.
+        """Descend from ``start`` by Adam, with a state of its own for every patch.
 
         Shapes as in :meth:`gradient`.
         """

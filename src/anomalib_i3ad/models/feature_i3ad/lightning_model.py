@@ -1,4 +1,4 @@
-"""FeatureI3AD: I3AD's iteration asked of features instead of pixels.
+"""FeatureI3AD: I3AD's iteration over features instead of pixels.
 
 A method of this project, after Nakanishi, Suzuki and Matsuo, Iterative Image Inpainting with Structural Similarity
 Mask for Anomaly Detection, 2020. Where each choice comes from is in the model card beside this file.
@@ -29,9 +29,9 @@ ADAM_BETAS = (0.9, 0.99)
 GRID_PROBABILITY = 0.5
 #: Weight of the expected residual's likelihood in the loss.
 LIKELIHOOD_WEIGHT = 0.1
-#: Images of a batch by which the decoder learns: more of them cost more than the inpainter.
+#: Images of a batch that train the decoder; with more it would cost more than the inpainter.
 DECODED = 4
-#: A feature that hardly varies is divided by this share of the mean deviation: else runtimes disagree on its rounding.
+#: Least deviation that a feature is divided by, as a share of the mean one: less would let runtimes differ by rounding.
 LEAST_STD = 1e-2
 
 
@@ -39,30 +39,30 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     """Detects anomalies by inpainting, again and again, the features that do not look normal.
 
     A frozen network that was trained on ImageNet sees the image once. A small network learns to inpaint the features
-    of hidden cells of normal images, and how wrong it usually is there. At test, cells that differ from their
-    inpainting by more than usual are hidden and inpainted again from what is left.
+    of hidden cells of normal images, and to predict its own error. At test, cells that differ from their inpainting by
+    more than usual are hidden and inpainted again from the cells that are left.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of 8 times
             ``initial_grid``.
         backbone: Name of a timm model; it is frozen.
         layers: Its layers whose features are inpainted.
-        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features`` or timm's hub.
-        width: Channels of the inpainter's first layer; its speed and size follow it.
-        noise: Standard deviation of the noise on visible features in training, in units of theirs.
+        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features``, or timm's hub.
+        width: Channels of the inpainter's first layer, which decide its speed and size.
+        noise: Standard deviation of the noise on visible features in training, in units of their own.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
         max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, training holes and noise.
 
-        initial_grid: Cells of the initial inpainting along each side, even and dividing the features' grid.
-        mask_quantile: Cells are hidden from u on, this quantile of the first residual on normal validation images.
+        initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.
+        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals.
         max_iterations: Most iterations after the initial inpainting.
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = IterativeMixin.training_arguments | {"backbone_weights", "noise"}
@@ -110,7 +110,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return optimizers, [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
 
     def on_fit_start(self) -> None:
-        """Load the backbone's weights, if no checkpoint brought them."""
+        """Load the backbone's weights, unless they came with a checkpoint."""
         super().on_fit_start()
         self.model.features.load_pretrained()
 
@@ -151,7 +151,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return gathered.reshape(-1, *total.shape).sum(dim=0)
 
     def on_train_end(self) -> None:
-        """Forget the features."""
+        """Free the kept features."""
         super().on_train_end()
         self._kept = None
 
@@ -192,7 +192,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Within a fit, note what residual is usual, from the training images; then calibrate u."""
+        """Within a fit, measure the usual residual on the training images; then calibrate u."""
         if self.trainer.state.fn is TrainerFn.FITTING:
             model = self.model
 

@@ -17,7 +17,7 @@ from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 from .loss import RiadLoss
 from .torch_model import RiadModel
 
-DECAY_AT = 250 / 300  # of the training, to a tenth
+DECAY_AT = 250 / 300  # share of training after which the learning rate falls to a tenth
 
 
 class Riad(ReconstructionMixin, AnomalibModule):
@@ -26,8 +26,8 @@ class Riad(ReconstructionMixin, AnomalibModule):
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of
             32 and of every cell size.
-        width: Channels of the U-Net's first level; speed and size follow it.
-        cell_sizes: Sides of the hidden cells in pixels; training draws one a batch, test uses all.
+        width: Channels of the U-Net's first level, which decide its speed and size.
+        cell_sizes: Sides of the hidden cells in pixels; training draws one for each batch, test uses all.
         parts: Number of disjoint sets the cells are divided into; each is hidden once.
         learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
         max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
@@ -35,7 +35,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         self.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:
-        """Adam with one decay."""
+        """Adam, whose learning rate falls once."""
         optimizer = optim.Adam(self.model.parameters(), self.learning_rate)
         steps = self.planned_steps()
         if steps == float("inf"):

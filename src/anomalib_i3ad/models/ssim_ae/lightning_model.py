@@ -1,4 +1,4 @@
-"""SSIM-AE and its L2 twin.
+"""SSIM-AE, and the same autoencoder with an L2 loss.
 
 Bergmann, Löwe, Fauser, Sattlegger and Steger, Improving Unsupervised Defect Segmentation by Applying
 Structural Similarity to Autoencoders, VISAPP 2019, https://arxiv.org/abs/1807.02011. Which source each
@@ -29,10 +29,10 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         mode: ``objects`` reads an image as a whole; ``textures`` trains on random patches and averages
             the maps of overlapping windows.
         patch_size: Side of patches and windows in pixels, 128 or 256; mode ``textures``.
-        stride: Distance of the windows in pixels; mode ``textures``.
+        stride: Distance in pixels between windows; mode ``textures``.
         latent_dim: Length of the latent vector.
         grayscale: Work on luminance instead of three colours.
-        loss: ``ssim``, or ``l2`` for the twin.
+        loss: ``ssim``, or ``l2`` as in the paper's baseline.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
         learning_rate: Learning rate of Adam.
@@ -42,7 +42,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = ReconstructionMixin.training_arguments | {"loss", "weight_decay"}
