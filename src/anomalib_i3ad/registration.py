@@ -30,7 +30,7 @@ def import_room(name: str) -> None:
         import_module(f"{__package__}.{name}")
     except ModuleNotFoundError as error:
         msg = f'{error.name} is not installed: pip install "anomalib-i3ad[train]"'
-        raise ModuleNotFoundError(msg, name=error.name) from error
+        raise ModuleNotFoundError(msg, name=error.name) from None
 
 
 def _add(registry: ModuleType, classes: Sequence[type]) -> None:
