@@ -11,6 +11,7 @@ import openvino as ov
 import pandas as pd
 import pytest
 import yaml
+from anomalib.cli import AnomalibCLI
 from anomalib.models import get_model
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli, register
@@ -159,6 +160,53 @@ def test_python_m_is_the_same_command() -> None:
     )  # fmt: skip
     assert done.returncode == 0
     assert "benchmark" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["--version", "--help", *cli.COMMANDS])
+def test_help_and_version_import_nothing_that_takes_long(command: str) -> None:
+    code = """
+import sys
+from anomalib_i3ad.cli import main
+try:
+    main()
+except SystemExit as stopped:
+    assert not stopped.code
+print(*sys.modules, file=sys.stderr)
+"""
+    arguments = [command] if command.startswith("-") else [command, "--help"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("anomalib-i3ad 0." if command == "--version" else "usage: anomalib-i3ad ")
+    assert not {"torch", "anomalib", "lightning", "pandas", "matplotlib"} & set(done.stderr.split())
+
+
+def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    run_cli(monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert set(cli.COMMANDS) <= {line.split()[0] for line in lines if line.startswith("  ")}
+    anomalibs = AnomalibCLI.subcommands() | AnomalibCLI.anomalib_subcommands()
+    assert {*anomalibs} in [set(line.strip().split(", ")) for line in lines]
+
+
+def test_report_on_an_unknown_model_names_the_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    named = ["--model", "I3D", "--ckpt_path", "model.ckpt", "--data.root", ".", "--data.category", "bottle"]
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(monkeypatch, "report", *named)
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("anomalib-i3ad report: error: --model I3D: no such model; there are ")
+    assert {"FeatureI3AD", "Padim"} <= set(last.replace(",", "").split())
+
+
+def test_warnings_that_are_not_the_users_do_not_show(data: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "anomalib_i3ad", "train", "--model", "FeatureI3AD", *TINY["FeatureI3AD"]]
+    arguments = ["--model.max_train_steps", "2", "--trainer.accelerator", "cpu", "--data", "MVTec", *data]
+    done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Training ends after 2 steps" in done.stderr
+    for warning in ("is deprecated", "`max_epochs` was not set", "in eval mode", "Unexpected keys"):
+        assert warning not in done.stderr
 
 
 MODEL_OF = {

@@ -5,23 +5,27 @@ anomalib. In a program that uses anomalib they are known to it, whichever of the
 """
 
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import follow_anomalib
+from .quiet import ignore_what_is_not_the_users
+from .registration import follow_anomalib, import_room
 
 if TYPE_CHECKING:
     from .data import MVTec, Textures
     from .models import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["I3AD", "AnoGan", "FeatureI3AD", "MVTec", "Riad", "SsimAe", "Textures", "register"]
 
 
 def register() -> None:
-    """Make models and datamodules known to anomalib by name and class path; harmless when repeated."""
+    """Make models and datamodules known to anomalib by name and class path; harmless when repeated.
+
+    Raises:
+        ModuleNotFoundError: If something is missing that the extra ``train`` installs.
+    """
     for room in ("models", "data"):
-        import_module(f"{__name__}.{room}")
+        import_room(room)
 
 
 def __getattr__(name: str) -> Any:
@@ -34,4 +38,5 @@ def __getattr__(name: str) -> Any:
     return next(getattr(room, name) for room in rooms if name in room.__all__)
 
 
+ignore_what_is_not_the_users()
 follow_anomalib()

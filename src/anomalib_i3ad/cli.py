@@ -2,36 +2,61 @@
 
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 
-from . import register
+from . import __version__, register
+from .evaluation.parsers import benchmark_parser, report_parser
 
 #: Modules with a ``main`` that takes the arguments; those for the edge need neither torch nor anomalib.
 EDGE = {"inspect": "deploy.command_line", "convert": "deploy.convert"}
-COMMANDS = EDGE | {"benchmark": "evaluation.benchmark", "report": "evaluation.report"}
-EDGE_HELP = """\
-anomalib-i3ad inspect    run an exported model on images, at the line
-anomalib-i3ad convert    give an exported model another form: image input, unrolled, fixed size, FP16, model server
-"""
-HELP = f"""\
-{EDGE_HELP}anomalib-i3ad benchmark  train and test many models, one row each; a second start goes on
-anomalib-i3ad report     one HTML file: how a trained model does on its test images, and why
+COMMANDS = EDGE | {
+    "benchmark": "evaluation.benchmark",
+    "report": "evaluation.report",
+}
+#: Parsers of commands whose modules take seconds to import.
+PARSERS = {
+    "benchmark": benchmark_parser,
+    "report": report_parser,
+}
+HELP = """\
+usage: anomalib-i3ad COMMAND ...
+
+For the edge, by the base install:
+  inspect    run an exported model on images, at the line
+  convert    give an exported model another form: image input, unrolled, fixed size, FP16, model server
+
+To compare models, by anomalib-i3ad[train]:
+  benchmark  train and test many models, one row each; a second start resumes
+  report     one HTML file: how a trained model does on its test images, and why
+
+anomalib's, with this plugin's models and data, by anomalib-i3ad[train]; their --help is anomalib's:
+  train, fit, validate, test, predict, export
+
+options:
+  -h, --help  show this and exit; COMMAND --help explains a command
+  --version   show the version and exit
 """
 
 
 def main() -> None:
     """Run the command line."""
-    arguments = sys.argv[1:]
-    command = arguments[0] if arguments else ""
+    command, *arguments = sys.argv[1:] or ["--help"]
+    if command in {"-h", "--help"}:
+        print(HELP, end="")  # noqa: T201
+        return
+    if command == "--version":
+        print(f"anomalib-i3ad {__version__}")  # noqa: T201
+        return
+    if command in PARSERS:
+        PARSERS[command]().parse_args(arguments)  # shows help and mistakes before what takes seconds is imported
     if command not in EDGE:
-        if find_spec("anomalib") is None:
-            sys.exit(f"anomalib is not installed here; what works without it:\n{EDGE_HELP}")
-        register()
+        try:
+            register()
+        except ModuleNotFoundError as error:
+            print(f"anomalib-i3ad {command}: {error}", file=sys.stderr)  # noqa: T201
+            sys.exit(2)
     if command in COMMANDS:
         module = import_module(f"{__package__}.{COMMANDS[command]}")
-        sys.exit(module.main(arguments[1:]))
-    if command in {"-h", "--help"}:
-        print(HELP)  # noqa: T201
+        sys.exit(module.main(arguments))
     from anomalib.cli.cli import main as anomalib  # noqa: PLC0415
 
     anomalib()

@@ -20,6 +20,19 @@ FOLLOWERS = {
 }
 
 
+def import_room(name: str) -> None:
+    """Import a module of this package that needs anomalib.
+
+    Raises:
+        ModuleNotFoundError: If something is missing that the extra ``train`` installs.
+    """
+    try:
+        import_module(f"{__package__}.{name}")
+    except ModuleNotFoundError as error:
+        msg = f'{error.name} is not installed: pip install "anomalib-i3ad[train]"'
+        raise ModuleNotFoundError(msg, name=error.name) from None
+
+
 def _add(registry: ModuleType, classes: Sequence[type]) -> None:
     for cls in classes:
         setattr(registry, cls.__name__, cls)
@@ -59,7 +72,7 @@ class _Follower:
 
             def execute_and_follow(module: ModuleType) -> None:
                 execute(module)
-                import_module(f"{__package__}.{FOLLOWERS[name]}")
+                import_room(FOLLOWERS[name])
 
             loader.exec_module = execute_and_follow
         return spec
@@ -70,4 +83,4 @@ def follow_anomalib() -> None:
     sys.meta_path.insert(0, _Follower)
     for name, follower in FOLLOWERS.items():
         if name in sys.modules:
-            import_module(f"{__package__}.{follower}")
+            import_room(follower)

@@ -6,7 +6,6 @@ measures latencies once more, when the machine has nothing else to do.
 """
 
 import logging
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from .jobs import jobs_of, key_of, run_job, time_job, title_of
+from .parsers import benchmark_parser
 
 logger = logging.getLogger(__name__)
 #: Columns of text that may be empty, or look like a number.
@@ -121,10 +121,7 @@ def time_again(config: Path, out: Path, console: Console) -> int:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    parser = ArgumentParser("anomalib-i3ad benchmark", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--config", type=Path, required=True, help="models, data and seeds; see configs/benchmark")
-    parser.add_argument("--out", type=Path, help="folder for results.csv and checkpoints; runs/benchmark/NAME")
-    parser.add_argument("--time-again", action="store_true", help="measure latencies of finished jobs once more")
+    parser = benchmark_parser()
     parsed = parser.parse_args(arguments)
     try:
         out = parsed.out or Path("runs/benchmark") / parsed.config.stem

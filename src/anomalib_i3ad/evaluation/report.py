@@ -1,6 +1,5 @@
 """``anomalib-i3ad report``: one HTML file that shows how a trained model does on its test images, and why."""
 
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from anomalib_i3ad.visualization.film_strip import film_strip_of
 from .accuracy import measure_accuracy, predict
 from .iterations import Iterations, measure_iterations
 from .page import Page
+from .parsers import report_parser
 
 STRIPS = 4
 THRESHOLD = 0.5  # of normalised scores
@@ -119,14 +119,10 @@ def write_report(
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    parser = ArgumentParser("anomalib-i3ad report", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--model", required=True, choices=sorted(list_models("pascal")), metavar="NAME")
-    parser.add_argument("--ckpt_path", type=Path, required=True)
-    parser.add_argument("--data.root", dest="root", type=Path, required=True, help="folder in MVTec AD layout")
-    parser.add_argument("--data.category", dest="category", required=True)
-    parser.add_argument("--benchmark", type=Path, help="results.csv, to set the model beside others")
-    parser.add_argument("--out", type=Path, default=Path("report.html"))
+    parser = report_parser()
     parsed = parser.parse_args(arguments)
+    if parsed.model not in (known := sorted(list_models("pascal"))):
+        parser.error(f"--model {parsed.model}: no such model; there are {', '.join(known)}")
     try:
         cls: Any = getattr(anomalib.models, parsed.model)
         model = cls.load_from_checkpoint(parsed.ckpt_path, map_location="cpu", visualizer=False).eval()
