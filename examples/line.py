@@ -3,7 +3,7 @@
     python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out defective]
 
 Needs numpy, openvino, opencv-python-headless and this package (``pip install --no-deps``). Prints a line an image; of
-each defective one it writes the image with the defect outlined, what it should look like, and the map. This is where
+each anomalous one it writes the image with the defect outlined, what it should look like, and the map. This is where
 your own program starts: ``anomalib-i3ad inspect`` does the same for folders, videos and cameras, and survives crashes.
 """
 
@@ -19,7 +19,7 @@ parser = ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("images", nargs="+", type=Path)
 parser.add_argument(
-    "--threshold", type=float, default=0.5, help="score above which an image is defective; 0.5 is calibrated"
+    "--threshold", type=float, default=0.5, help="score above which an image is anomalous; 0.5 is calibrated"
 )
 parser.add_argument("--out", type=Path, default=Path("defective"))
 arguments = parser.parse_args()
@@ -32,7 +32,7 @@ for path in arguments.images:
     except ImageError as error:  # the line goes on
         print(f"{path}: {error}", file=sys.stderr)
         continue
-    verdict = "defective" if result.label else "normal"
+    verdict = "anomalous" if result.label else "normal"
     print(f"{path}: {verdict}, score {result.score:.3f}, {result.iterations} iterations, {result.milliseconds:.0f} ms")
     if result.label:
         explained = picture(image, result, path.name, arguments.threshold)

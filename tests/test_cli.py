@@ -139,7 +139,7 @@ def test_benchmark_writes_a_row_for_each_model(
     for column in ("image_auroc", "image_f1", "pixel_auroc", "au_pro"):
         assert table[column].between(0, 1).all()
     assert (table["milliseconds"] > 0).all()
-    assert set(table["good"]) == set(table["defective"]) == {7}
+    assert set(table["normal"]) == set(table["anomalous"]) == {7}
     for key in table["key"]:  # each model can be loaded again
         (checkpoint,) = (tmp_path / "runs" / "benchmark" / "benchmark" / key).rglob("model.ckpt")
         getattr(anomalib.models, key.split("-")[0]).load_from_checkpoint(checkpoint, weights_only=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from anomalib_i3ad import I3AD, SsimAe, Textures
 from anomalib_i3ad.components.iteration import Snapshot
 from anomalib_i3ad.visualization import FilmStripVisualizer, draw_film_strip, plots
-from anomalib_i3ad.visualization.film_strip import GAP, HIDDEN, LINE, OUTLINE, TILE, film_item
+from anomalib_i3ad.visualization.film_strip import GAP, HIDDEN, LINE, OUTLINE, TILE, film_strip_of
 from model_tester import make_engine, make_images
 
 
@@ -100,7 +100,7 @@ class TestStrip:
     def test_refuses_models_that_do_not_iterate(self) -> None:
         item = ImageItem(image=torch.zeros(3, 32, 32))
         with pytest.raises(TypeError, match="SsimAe does not iterate"):
-            film_item(SsimAe(latent_dim=4), item)
+            film_strip_of(SsimAe(latent_dim=4), item)
 
 
 class TestPlots:
