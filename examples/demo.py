@@ -9,6 +9,7 @@ the metrics (metrics.json), a picture of every test image (images/), the checkpo
 
 import csv
 import json
+from argparse import ArgumentParser
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,7 @@ def picture(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray) -> np.
 
 def main() -> None:
     """Train, test, export and predict."""
+    ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     engine, model, datamodule = Engine.from_config(CONFIG)
     metrics = engine.train(model, datamodule=datamodule)[0]
     folder = Path(engine.best_model_path).parents[2]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anomalib_i3ad import I3AD, Textures
+from model_tester import make_engine
 
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
 
@@ -65,3 +66,14 @@ def untrained() -> I3AD:
 def exported(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its OpenVINO file."""
     return untrained.to_openvino(tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="session")
+def trained(texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[I3AD, Path, Textures]:
+    """I3AD after one epoch on the tiny fabric, its checkpoint, and its datamodule."""
+    torch.manual_seed(0)
+    model = I3AD(image_size=64, width=4, learning_rate=1e-3, visualizer=False)
+    datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
+    engine = make_engine(default_root_dir=tmp_path_factory.mktemp("trained"), max_epochs=1)
+    engine.fit(model, datamodule=datamodule)
+    return model.eval(), Path(engine.best_model_path), datamodule

@@ -38,6 +38,12 @@ def weights_of(model: AnomalibModule) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def tables_in(printed: str) -> list[list[list[str]]]:
+    """Cells of the Markdown tables in what was printed, table by table, without their heads."""
+    found = re.findall(r"^\|.+\n\|[ :|-]+\|\n((?:\|.+\n?)+)", printed, re.MULTILINE)
+    return [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
+
+
 class ModelTester:
     """Subclass it as ``TestName`` and set the three attributes."""
 

@@ -195,7 +195,7 @@ def test_report_on_an_unknown_model_names_the_known(
         run_cli(monkeypatch, "report", *named)
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("anomalib-i3ad report: error: --model I3D: no such model; there are ")
+    assert last.startswith("anomalib-i3ad report: --model I3D: no such model; there are ")
     assert {"FeatureI3AD", "Padim"} <= set(last.replace(",", "").split())
 
 

@@ -2,15 +2,14 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from anomalib_i3ad import I3AD, Textures
-from model_tester import make_engine
+from model_tester import tables_in
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 #: An image's line in what own_images.py and line.py print.
@@ -25,28 +24,24 @@ def run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def named(texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Arguments that name a model trained for an epoch and its images."""
-    torch.manual_seed(0)
-    datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
-    engine = make_engine(default_root_dir=tmp_path_factory.mktemp("trained"), max_epochs=1)
-    engine.fit(I3AD(image_size=64, width=4, learning_rate=1e-3), datamodule=datamodule)
-    return ["I3AD", engine.best_model_path, "--root", datamodule.root, "--category", "fabric"]
-
-
-def rows(printed: str) -> list[list[str]]:
-    """Cells of the Markdown tables in what was printed, without their heads."""
-    lines = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
-    return lines[1:]
+@pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_help_needs_nothing_of_the_extra_dev(
+    script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not stopped.value.code
+    assert capsys.readouterr().out.startswith(f"usage: {script.name}")
 
 
 def test_documentation_holds_what_was_measured() -> None:
-    assert run("tables.py", "--check") == ""
+    assert run("measure/tables.py", "--check") == ""
 
 
 def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "measure")
     import tables
 
     head = "model,category,image_auroc,pixel_auroc,au_pro,image_f1,false_alarms,normal,milliseconds,megabytes,commit"
@@ -66,7 +61,7 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(EXAMPLES / "measure")
     import tables
 
     lines = [
@@ -83,28 +78,11 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
-def test_accuracy_counts_every_normal_image(named: list[object]) -> None:
-    ((name, category, *figures, alarms),) = rows(run("accuracy.py", *named))
-    assert (name, category) == ("I3AD", "fabric")
-    assert all(0 <= float(figure) <= 1 for figure in figures)
-    assert alarms.endswith("/7")
-
-
-def test_iterations_tell_each_pass(named: list[object]) -> None:
-    printed = run("iterations.py", *named, "--set", "max_iterations=3")
-    table = rows(printed)
-    assert [row[0] for row in table] == ["0", "1", "2", "3"]
-    found = [int(row[3]) for row in table]
-    for before, after, row in zip(found, found[1:], table[1:], strict=False):
-        assert after - before == int(row[4]) - int(row[5])  # won and lost
-    assert "iterations used on anomalous images" in printed
-
-
 def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
     tried = ["width=4", "max_iterations=0", "max_iterations=4"]
     named = ["--textures", "fabric", "--seeds", 0, "--root", tmp_path]
-    printed = run("choices.py", "I3AD", *named, "--steps", 2, "--only", *tried)
-    table = rows(printed)
+    printed = run("measure/choices.py", "I3AD", *named, "--steps", 2, "--only", *tried)
+    (table,) = tables_in(printed)
     assert [row[0] for row in table] == ["base", *tried]
     base, width, none, four = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
     assert four == base  # which takes 4 iterations, calibrated anew on the same generator
@@ -114,8 +92,8 @@ def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
         assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)
 
 
-def test_own_images_and_the_line_agree(named: list[object], tmp_path: Path) -> None:
-    fabric = Path(str(named[3])) / "fabric"
+def test_own_images_and_the_line_agree(texture_root: Path, tmp_path: Path) -> None:
+    fabric = next(texture_root.glob("*px*")) / "fabric"
     trained = run(
         "own_images.py", fabric / "train" / "good", "--others", fabric / "test", "--out", tmp_path, "--steps", 2
     )

@@ -4,17 +4,19 @@ import sys
 from importlib import import_module
 
 from . import __version__, register
-from .evaluation.parsers import benchmark_parser, report_parser
+from .evaluation.parsers import benchmark_parser, evaluate_parser, report_parser
 
 #: Modules with a ``main`` that takes the arguments; those for the edge need neither torch nor anomalib.
 EDGE = {"inspect": "deploy.command_line", "convert": "deploy.convert"}
 COMMANDS = EDGE | {
     "benchmark": "evaluation.benchmark",
+    "evaluate": "evaluation.evaluate",
     "report": "evaluation.report",
 }
 #: Parsers of commands whose modules take seconds to import.
 PARSERS = {
     "benchmark": benchmark_parser,
+    "evaluate": evaluate_parser,
     "report": report_parser,
 }
 HELP = """\
@@ -26,6 +28,7 @@ For the edge, by the base install:
 
 To compare models, by anomalib-i3ad[train]:
   benchmark  train and test many models, one row each; a second start resumes
+  evaluate   accuracy of a trained model; what each iteration buys, and what exports and INT8 change
   report     one HTML file: how a trained model does on its test images, and why
 
 anomalib's, with this plugin's models and data, by anomalib-i3ad[train]; their --help is anomalib's:

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 #: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
 RESOLUTION = (256, 256)
 PIXELS = ("anomaly_map", "gt_mask")
+#: Heads of the columns that :meth:`Accuracy.cells` fills.
+COLUMNS = ("image AUROC", "pixel AUROC", "AU-PRO", "image F1", "found", "false alarms")
 
 
 class Accuracy(NamedTuple):
@@ -33,6 +35,12 @@ class Accuracy(NamedTuple):
     anomalous: int
     false_alarms: int
     normal: int
+
+    def cells(self) -> list[str]:
+        """Text of a row in a table with :data:`COLUMNS`."""
+        figures = (self.image_auroc, self.pixel_auroc, self.au_pro, self.image_f1)
+        counts = (f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}")
+        return [*(f"{figure:.3f}" for figure in figures), *counts]
 
 
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:

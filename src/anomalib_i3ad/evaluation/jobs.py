@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from importlib import import_module
 from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
@@ -26,6 +25,7 @@ from anomalib_i3ad.post_processing import QuantilePostProcessor
 
 from .accuracy import Accuracy, measure_accuracy, predict
 from .cost import Cost, measure_cost
+from .trained import class_at
 
 TIMED_IMAGES = 12
 KEYS = {"seed", "model", "data", "trainer"}
@@ -112,8 +112,7 @@ def category_of(job: dict[str, Any]) -> str:
 
 def model_class(job: dict[str, Any]) -> Any:
     """The class of a job's model."""
-    module, name = job["model"]["class_path"].rpartition(".")[::2]
-    return getattr(import_module(module or "anomalib.models"), name)
+    return class_at(job["model"]["class_path"])
 
 
 def defaults_of(cls: type) -> dict[str, Any]:

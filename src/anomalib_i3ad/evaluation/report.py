@@ -5,20 +5,16 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
-import anomalib.models
 import pandas as pd
 import torch
 from anomalib.data import ImageBatch, ImageItem
-from anomalib.models import AnomalibModule, list_models
+from anomalib.models import AnomalibModule
 from anomalib.visualization import visualize_image_item
-from lightning import Trainer
 from PIL import Image
 
 from anomalib_i3ad import __version__
 from anomalib_i3ad.components.iteration import IterativeModel
-from anomalib_i3ad.data import MVTec
 from anomalib_i3ad.visualization import plots
 from anomalib_i3ad.visualization.film_strip import film_strip_of
 
@@ -26,6 +22,7 @@ from .accuracy import measure_accuracy, predict
 from .iterations import Iterations, measure_iterations
 from .page import Page
 from .parsers import report_parser
+from .trained import images_of, load, make_trainer, model_class
 
 STRIPS = 4
 THRESHOLD = 0.5  # of normalised scores
@@ -121,16 +118,11 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     parser = report_parser()
     parsed = parser.parse_args(arguments)
-    if parsed.model not in (known := sorted(list_models("pascal"))):
-        parser.error(f"--model {parsed.model}: no such model; there are {', '.join(known)}")
     try:
-        cls: Any = getattr(anomalib.models, parsed.model)
-        model = cls.load_from_checkpoint(parsed.ckpt_path, map_location="cpu", visualizer=False).eval()
-        datamodule = MVTec(parsed.root, parsed.category, eval_batch_size=8, num_workers=0)
-        # not anomalib's engine, which says of a model that was loaded that it was not
-        trainer = Trainer(logger=False, enable_checkpointing=False, devices=1)
-        predictions = predict(trainer, model, datamodule)
-        title = f"{parsed.model} on {parsed.category}"
+        cls = model_class(parsed.model)
+        model = load(cls, parsed.ckpt_path)
+        predictions = predict(make_trainer(), model, images_of(parsed.root, parsed.category))
+        title = f"{cls.__name__} on {parsed.category}"
         write_report(model.cpu(), predictions, title, parsed.benchmark, parsed.out)
     except (OSError, ValueError) as error:
         parser.exit(2, f"anomalib-i3ad report: {error}\n")

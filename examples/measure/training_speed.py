@@ -1,6 +1,6 @@
 """How fast does FeatureI3AD train here, and what takes the time?
 
-    python examples/training_speed.py --root DATA --category bottle
+    python examples/measure/training_speed.py --root DATA --category bottle
 
 Fits it as its defaults have it and prints the seconds: in all, for reading the images and computing their features
 once, and for the steps; then what the parts of a step take, each the fastest of some.
@@ -13,14 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import make_engine
+from anomalib.engine import Engine
 
 from anomalib_i3ad import FeatureI3AD, MVTec
 from anomalib_i3ad.evaluation.cost import shortest
 
 REPEATS = 8
 
-parser = ArgumentParser()
+parser = ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--root", default="./datasets/MVTecAD")
 parser.add_argument("--category", default="bottle")
 parser.add_argument("--batch_size", type=int, default=16)
@@ -46,7 +46,8 @@ model.on_train_start = marked("features", model.on_train_start)  # type: ignore[
 model.on_validation_start = marked("steps", model.on_validation_start)  # type: ignore[method-assign]
 with TemporaryDirectory() as folder:
     begun = time.perf_counter()
-    make_engine(folder, max_epochs=-1, accelerator="auto", enable_progress_bar=False).fit(model, datamodule=datamodule)
+    engine = Engine(default_root_dir=folder, logger=False, devices=1, max_epochs=-1, enable_progress_bar=False)
+    engine.fit(model, datamodule=datamodule)
     seconds = time.perf_counter() - begun
 count, threads = len(datamodule.train_data), torch.get_num_threads()
 reading, stepping = marks["features"] - marks["start"], marks["steps"] - marks["features"]

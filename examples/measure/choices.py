@@ -1,7 +1,7 @@
 """What does each choice change? Measured without real images, on the embedded textures and defects drawn into them.
 
-    python examples/choices.py FeatureI3AD
-    python examples/choices.py I3AD --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
+    python examples/measure/choices.py FeatureI3AD
+    python examples/measure/choices.py I3AD --textures brick --seeds 0 1 2 --only mask_quantile=0.9 width=16
 
 Trains a model on every texture and seed, once as its base has it and once for every choice that training depends on;
 the others are tried on the base's network, calibrated anew. Prints a Markdown table after every texture and seed: image
@@ -13,7 +13,7 @@ import logging
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -21,13 +21,15 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from common import assignments, make_engine
+from anomalib.engine import Engine
 from lightning import seed_everything
 from rich.progress import track
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
+from anomalib_i3ad.evaluation.markdown import markdown
+from anomalib_i3ad.evaluation.trained import assignments
 from anomalib_i3ad.models.feature_i3ad import torch_model as features
 
 
@@ -125,8 +127,10 @@ def measure(
         model = study.cls(**choices, seed=seed, evaluator=False, visualizer=False)
         augmentations = RandomHorizontalFlip() if flips else None
         datamodule = Textures(**study.images, **images, train_augmentations=augmentations, num_workers=0)
-        engine = make_engine(
-            folder,
+        engine = Engine(
+            default_root_dir=folder,
+            logger=False,
+            devices=1,
             max_epochs=-1,
             check_val_every_n_epoch=10_000,
             accelerator="cpu",
@@ -143,7 +147,7 @@ def measure(
 
 def main() -> None:
     """Measure every choice and print the table."""
-    parser = ArgumentParser()
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", choices=list(STUDIES))
     parser.add_argument("--textures", nargs="+", default=["fabric", "brick"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
@@ -172,15 +176,15 @@ def main() -> None:
 
 def table(choices: list[tuple[str, Any]], found: list[list[Figures]]) -> str:
     """Markdown of the figures found so far, the base's first."""
-    lines = ["| choice | image AUROC | change | pixel AUROC | change |", "|---|---|---|---|---|"]
+    rows = []
     names = [f"{name}={value}" for name, value in choices]
     for name, figures in zip(["base", *names], np.array(found), strict=True):
         change = figures - np.array(found[0])
-        columns = (
-            f"{figures[:, k].mean():.3f} | {change[:, k].mean():+.3f} ± {change[:, k].std():.3f}" for k in range(2)
+        cells = (
+            (f"{figures[:, k].mean():.3f}", f"{change[:, k].mean():+.3f} ± {change[:, k].std():.3f}") for k in range(2)
         )
-        lines.append(f"| {name} | {' | '.join(columns)} |")
-    return "\n".join(lines)
+        rows.append([name, *chain(*cells)])
+    return markdown(["choice", "image AUROC", "change", "pixel AUROC", "change"], rows)
 
 
 if __name__ == "__main__":

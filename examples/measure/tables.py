@@ -1,10 +1,10 @@
 """Put what was measured into the documentation, so that no number there is typed by hand.
 
-    python examples/tables.py            # rewrite the tables in README.md and the model cards
-    python examples/tables.py --check    # only say whether they are what examples/measured holds
+    python examples/measure/tables.py            # rewrite the tables in README.md and the model cards
+    python examples/measure/tables.py --check    # only say whether they are what examples/measured holds
 
 ``examples/measured/benchmark.csv`` holds rows of ``anomalib-i3ad benchmark``, several seeds or one; ``speed.csv`` is
-written by ``examples/speed.py --csv``. A table stands between ``<!-- NAME -->`` and ``<!-- end -->``.
+written by ``examples/measure/speed.py --csv``. A table stands between ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
 import re
@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-ROOT = Path(__file__).parents[1]
+from anomalib_i3ad.evaluation.markdown import markdown
+
+ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "examples" / "measured"
 FIGURES = ["image_auroc", "pixel_auroc", "au_pro"]
 #: What tells the forms of one model apart.
@@ -23,12 +25,6 @@ ENGINES = {
     "torch": "torch", "compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO",
     "fp16": "FP16 file", "int8": "INT8",
 }  # fmt: skip
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A table of Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def figures(runs: pd.DataFrame) -> str:
@@ -85,8 +81,8 @@ def filled(text: str) -> str:
 
 def main() -> int:
     """Rewrite or check; returns the exit code."""
-    parser = ArgumentParser()
-    parser.add_argument("--check", action="store_true")
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say which documents are not what was measured")
     check = parser.parse_args().check
     stale = []
     for path in [ROOT / "README.md", MEASURED / "README.md", *sorted((ROOT / "src").rglob("README.md"))]:

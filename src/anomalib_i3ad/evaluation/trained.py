@@ -1,0 +1,109 @@
+"""A trained model and its images, as the command line names them."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import yaml
+from anomalib.models import AnomalibModule, list_models
+from lightning import Trainer
+
+from anomalib_i3ad.data import MVTec
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+
+
+def class_at(path: str) -> Any:
+    """The class at a class path, or of anomalib's models if only its name is given."""
+    module, name = path.rpartition(".")[::2]
+    return getattr(import_module(module or "anomalib.models"), name)
+
+
+def model_class(path: str) -> type[AnomalibModule]:
+    """The class of ``--model``.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    try:
+        found = class_at(path)
+    except (ModuleNotFoundError, AttributeError):
+        found = None
+    is_model = isinstance(found, type) and issubclass(found, AnomalibModule)
+    if not is_model:
+        msg = f"--model {path}: no such model; there are {', '.join(sorted(list_models('pascal')))}"
+        raise ValueError(msg)
+    return found
+
+
+def assignments(items: Sequence[str]) -> list[tuple[str, Any]]:
+    """Names and values of arguments written NAME=VALUE, the values in YAML.
+
+    Raises:
+        ValueError: If one is written otherwise.
+    """
+    pairs = []
+    for item in items:
+        name, equals, value = item.partition("=")
+        try:
+            pairs.append((name, yaml.safe_load(value)))
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            msg = f"{item}: arguments are written NAME=VALUE, the value in YAML"
+            raise ValueError(msg)
+    return pairs
+
+
+def make_trainer(**kwargs: Any) -> Trainer:
+    """Trainer that writes nothing; anomalib's engine would say of a model that was loaded that it was not."""
+    return Trainer(logger=False, enable_checkpointing=False, devices=1, **kwargs)
+
+
+def images_of(root: Path, category: str) -> MVTec:
+    """Datamodule of the images, which no worker processes read."""
+    return MVTec(root, category, eval_batch_size=8, num_workers=0)
+
+
+def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:
+    """Load a trained model, with the thresholds of its checkpoint.
+
+    Args:
+        cls: Its class.
+        checkpoint: The file.
+        **kwargs: Arguments other than the trained ones.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the class has no such argument, or it is no checkpoint of such a model.
+    """
+    if not checkpoint.is_file():
+        msg = f"--ckpt_path {checkpoint}: there is no such file"
+        raise FileNotFoundError(msg)
+    arguments = signature(cls).parameters
+    if unknown := kwargs.keys() - arguments:  # which Lightning would leave out without a word
+        msg = f"{cls.__name__} has no argument {', '.join(sorted(unknown))}; it has {', '.join(arguments)}"
+        raise ValueError(msg)
+    kwargs |= {"map_location": "cpu", "visualizer": False}
+    try:
+        model = cls.load_from_checkpoint(checkpoint, **kwargs)
+        processor = model.post_processor
+        anomalibs = processor and not isinstance(processor, QuantilePostProcessor)
+        # a model of anomalib's that the benchmark trained: anomalib's own post-processor would leave scores as they are
+        if anomalibs and processor.image_max.isnan() and not processor.image_threshold.isnan():
+            model = cls.load_from_checkpoint(checkpoint, post_processor=QuantilePostProcessor(), **kwargs)
+    except (EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
+        # torch's advice on what it cannot unpickle is to trust it
+        no_checkpoint = isinstance(error, EOFError | UnpicklingError)
+        reason = "it is no checkpoint" if no_checkpoint else str(error).strip().splitlines()[0]
+        msg = f"--ckpt_path {checkpoint}: cannot be loaded as {cls.__name__}: {reason}"
+        raise ValueError(msg) from error
+    return model.eval()
+
+
+def calibrate(model: AnomalibModule, datamodule: MVTec) -> None:
+    """Find thresholds anew on validation images; the datamodule resizes its images from then on."""
+    make_trainer().validate(model, datamodule=datamodule, verbose=False)
+    model.eval()

@@ -1,0 +1,275 @@
+"""``anomalib-i3ad evaluate``."""
+
+import re
+import runpy
+import sys
+from contextlib import nullcontext, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino as ov
+import pytest
+import torch
+from anomalib.data import ImageItem
+from anomalib.data.utils import read_image
+from anomalib.models import Padim
+from sklearn.metrics import f1_score, roc_auc_score
+
+from anomalib_i3ad import I3AD, SsimAe, Textures
+from anomalib_i3ad.deploy import Inspector
+from anomalib_i3ad.deploy.engine import Inspection
+from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.evaluation import evaluate
+from anomalib_i3ad.evaluation.engines import Difference, differences, wide_images
+from anomalib_i3ad.evaluation.trained import load
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+from model_tester import make_engine, tables_in
+
+Trained = tuple[Any, Path, Textures]
+
+
+def arguments_for(trained: Trained, model: str, *more: str) -> list[str]:
+    """Arguments of the command."""
+    _, checkpoint, datamodule = trained
+    images = ["--data.root", str(datamodule.root), "--data.category", "fabric"]
+    return ["--model", model, "--ckpt_path", str(checkpoint), *images, *more]
+
+
+def predicted(model: Any, datamodule: Textures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and what is called anomalous, as ``Engine.predict`` gives them."""
+    batches = make_engine().predict(model, datamodule=datamodule)
+    columns = ("gt_label", "pred_score", "pred_label")
+    return tuple(torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in columns)
+
+
+def check_row(cells: list[str], label: np.ndarray, score: np.ndarray, flagged: np.ndarray) -> None:
+    """Compare cells of a row of figures with scikit-learn's."""
+    image_auroc, pixel_auroc, au_pro, image_f1, found, alarms = cells
+    assert float(image_auroc) == pytest.approx(roc_auc_score(label, score), abs=5.1e-4)
+    assert float(image_f1) == pytest.approx(f1_score(label, flagged), abs=5.1e-4)
+    assert found == f"{(flagged & (label == 1)).sum()}/{(label == 1).sum()}"
+    assert alarms == f"{(flagged & (label == 0)).sum()}/{(label == 0).sum()}"
+    assert all(0 <= float(figure) <= 1 for figure in (pixel_auroc, au_pro))
+
+
+class TestAccuracy:
+    @pytest.mark.parametrize("name", ["I3AD", "anomalib_i3ad.I3AD"])
+    def test_is_that_of_engine_predict(
+        self, trained: Trained, name: str, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        expected = predicted(trained[0], trained[2])
+        left = set(tmp_path.iterdir())
+        assert evaluate.main(arguments_for(trained, name)) == 0
+        (((model, category, *cells),),) = tables_in(capsys.readouterr().out)
+        assert (model, category) == ("I3AD", "fabric")
+        check_row(cells, *expected)
+        assert cells[-1].endswith("/7")
+        assert set(tmp_path.iterdir()) == left
+
+    def test_other_arguments_are_calibrated_anew(self, trained: Trained, capsys: pytest.CaptureFixture) -> None:
+        _, checkpoint, datamodule = trained
+        other = I3AD.load_from_checkpoint(checkpoint, max_iterations=0, image_score="max", visualizer=False)
+        make_engine().validate(other, datamodule=datamodule, verbose=False)
+        evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=0", "image_score=max"))
+        (((model, _, *cells),),) = tables_in(capsys.readouterr().out)
+        assert model == "I3AD max_iterations=0 image_score=max"
+        check_row(cells, *predicted(other, datamodule))
+
+    def test_a_model_of_anomalibs_as_the_benchmark_trains_it(
+        self, textures: Textures, capsys: pytest.CaptureFixture
+    ) -> None:
+        """Padim builds its own post-processor when it is loaded, which would normalise nothing."""
+        model = Padim(pre_trained=False, visualizer=False)
+        model.post_processor = QuantilePostProcessor(image_quantile=0.5)
+        engine = make_engine()
+        engine.fit(model, datamodule=textures)
+        label, score, flagged = predicted(model, textures)
+        assert 0 < flagged.sum() < len(flagged)
+        trained = (model, Path(engine.best_model_path), textures)
+        assert load(Padim, trained[1]).post_processor.image_quantile == 0.5
+        assert evaluate.main(arguments_for(trained, "Padim")) == 0
+        (((name, _, *cells),),) = tables_in(capsys.readouterr().out)
+        assert name == "Padim"
+        check_row(cells, label, score, flagged)
+        for option, why in (("--iterations", "Padim does not iterate"), ("--exported", "Padim is anomalib's")):
+            with pytest.raises(SystemExit) as stopped:
+                evaluate.main(arguments_for(trained, "Padim", option))
+            assert stopped.value.code == 2
+            assert capsys.readouterr().err.splitlines()[-1].startswith(f"anomalib-i3ad evaluate: {option}: {why}")
+
+
+def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixture) -> None:
+    evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=3", "--iterations"))
+    printed = capsys.readouterr().out
+    ((accuracy,), table) = tables_in(printed)
+    assert [row[0] for row in table] == ["0", "1", "2", "3"]
+    assert table[-1][1] == accuracy[2]  # image AUROC
+    found = [int(row[3]) for row in table]
+    for before, after, row in zip(found, found[1:], table[1:], strict=False):
+        assert after - before == int(row[4]) - int(row[5])  # won and lost
+    for kind in ("normal", "anomalous"):
+        (counts,) = re.findall(rf"^iterations used on {kind} images: {{(.+)}}$", printed, re.MULTILINE)
+        assert sum(int(count.split(": ")[1]) for count in counts.split(", ")) == 7
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"--model": "I3D"}, "--model I3D: no such model; there are "),
+        ({"--model": "anomalib_i3ad.models"}, "--model anomalib_i3ad.models: no such model; there are "),
+        ({"--model": "SsimAe"}, "{checkpoint}: cannot be loaded as SsimAe: the autoencoder takes"),
+        ({"--ckpt_path": "no.ckpt"}, "--ckpt_path no.ckpt: there is no such file"),
+        ({"--ckpt_path": __file__}, f"--ckpt_path {__file__}: cannot be loaded as I3AD: it is no checkpoint"),
+        ({"--data.root": "nowhere"}, "--data.root nowhere: there is no folder nowhere/fabric; expected"),
+        ({"--data.category": "nut"}, "{root} has no category 'nut', only fabric; expected"),
+        ({"--set": "iterations=3"}, "I3AD has no argument iterations; it has image_size, width"),
+        ({"--set": "max_iterations"}, "max_iterations: arguments are written NAME=VALUE"),
+        ({"--set": "max_iterations=[3"}, "max_iterations=[3: arguments are written NAME=VALUE"),
+        ({"--set": "max_iterations=-1"}, "{checkpoint}: cannot be loaded as I3AD: max_iterations -1 must be 0 or more"),
+    ],
+)
+def test_a_mistake_ends_in_a_line(
+    trained: Trained, changed: dict[str, str], why: str, capsys: pytest.CaptureFixture
+) -> None:
+    given = arguments_for(trained, "I3AD")
+    options = dict(zip(given[::2], given[1::2], strict=True)) | changed
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([word for option in options.items() for word in option])
+    assert stopped.value.code == 2
+    why = why.replace("{checkpoint}", f"--ckpt_path {trained[1]}").replace("{root}", str(trained[2].root))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("anomalib-i3ad")]
+    assert len(told) == 1
+    assert told[0].startswith(f"anomalib-i3ad evaluate: {why}")
+
+
+class TestExported:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, texture_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+        """SsimAe, which exports in the shortest time, after an epoch."""
+        torch.manual_seed(0)
+        model = SsimAe(image_size=128, latent_dim=8, visualizer=False)
+        model.post_processor.image_quantile = 0.5
+        datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
+        engine = make_engine(default_root_dir=tmp_path_factory.mktemp("fitted"), max_epochs=1)
+        engine.fit(model, datamodule=datamodule)
+        return model.eval(), Path(engine.best_model_path), datamodule
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def told(cls, model: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+        """What the command prints, and the folder that it exported to."""
+        folder = tmp_path_factory.mktemp("exported")
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+            patch.setattr(evaluate, "TemporaryDirectory", lambda: nullcontext(folder))  # or it would be gone
+            assert evaluate.main(arguments_for(model, "anomalib_i3ad.SsimAe", "--exported")) == 0
+        return printed.getvalue(), folder / "weights"
+
+    def test_engines_give_what_engine_predict_does(self, told: tuple[str, Path]) -> None:
+        _, engines, _ = tables_in(told[0])
+        assert [row[:2] for row in engines] == [
+            [engine, size] for size in ("their own", "1024x768") for engine in ("OpenVINO", "ONNX Runtime")
+        ]
+        for _, size, score, anomaly_map, labels in engines:
+            assert float(score) < 1e-4
+            assert float(anomaly_map) < 1e-3
+            assert labels == ("14/14" if size == "their own" else "2/2")
+
+    def test_differences_of_one_image_by_hand(self, model: Trained, told: tuple[str, Path], tmp_path: Path) -> None:
+        path = next((model[2].root / "fabric" / "test" / "hole").iterdir())
+        (expected,) = make_engine().predict(model[0], data_path=path)
+        image = read_image(path, as_tensor=True)
+        compiled = ov.Core().compile_model(told[1] / "openvino" / "int8.xml", "CPU", FP32)  # whose differences show
+        session = onnxruntime.InferenceSession(next((told[1] / "onnx").glob("*.onnx")))
+
+        def onnx(pixels: np.ndarray) -> dict[str, np.ndarray]:
+            return dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": pixels}), strict=True))
+
+        engines = {"OpenVINO": compiled, "ONNX Runtime": onnx}
+        found = differences(model[0], [ImageItem(image=image)], engines)
+        for name, run in engines.items():
+            result = run(image.numpy()[None])
+            score = abs(float(result["pred_score"][0]) - float(expected.pred_score[0]))
+            anomaly_map = np.abs(result["anomaly_map"][0, 0] - expected.anomaly_map.numpy().squeeze()).max()
+            assert found[name].score == pytest.approx(score, abs=1e-7)
+            assert found[name].anomaly_map == pytest.approx(anomaly_map, abs=1e-7)
+        assert found["OpenVINO"].anomaly_map > 1e-4
+
+    def test_the_largest_difference_counts(self, model: Trained) -> None:
+        items = [ImageItem(image=torch.full((3, 64, 64), value)) for value in (0.2, 0.5, 0.8)]
+        results = []
+        for item, shift in zip(items, (0.01, 0.25, 0.02), strict=True):
+            with torch.no_grad():
+                batch = model[0](item.image[None])
+            result = {name: getattr(batch, name).numpy().copy() for name in OUTPUTS}
+            result["pred_score"] -= shift
+            result["anomaly_map"][0, 0, 3, 5] += 2 * shift
+            result["pred_label"] ^= shift == 0.25
+            results.append(result)
+        turn = iter(results)
+        found = differences(model[0], items, {"shifted": lambda _: next(turn)})
+        assert found["shifted"] == Difference(pytest.approx(0.25, abs=1e-5), pytest.approx(0.5, abs=1e-5), 2, 3)
+
+    def test_every_tenth_image_is_resized(self, model: Trained) -> None:
+        model[2].setup("test")
+        wide = wide_images(model[2].test_data)
+        assert [item.image.shape for item in wide] == [(3, 768, 1024)] * 2
+
+    def test_int8_is_measured_by_the_runtime(self, model: Trained, told: tuple[str, Path]) -> None:
+        printed, folder = told
+        ((row,), _, forms) = tables_in(printed)
+        assert [form[0] for form in forms] == ["FP32", "INT8"]
+        paths = sorted((model[2].root / "fabric" / "test").rglob("*.png"))
+        label = np.array([path.parent.name != "good" for path in paths])
+        flagged = []
+        for name, *cells, milliseconds, kilobytes in forms:
+            inspector = Inspector(folder / "openvino" / f"{name.lower()}.xml")
+            results = [inspector.inspect(path) for path in paths]
+            flagged.append(np.array([result.label for result in results]))
+            check_row(cells, label, np.array([result.score for result in results]), flagged[-1])
+            assert float(milliseconds) > 0
+            weights = (folder / "openvino" / f"{name.lower()}.bin").stat().st_size
+            assert kilobytes == f"{weights / 1000:.0f}"
+        assert forms[0][1:7] == row[2:]  # FP32 as Engine.predict
+        (changed,) = re.findall(r"median over images\); (\d+)/14 labels changed", printed)
+        assert int(changed) == (flagged[0] != flagged[1]).sum()
+        (converted,) = re.findall(r"^outside loops: (\d+) of \1 convolutions in INT8$", printed, re.MULTILINE)
+        assert int(converted) > 10
+
+    def test_without_onnx_runtime_a_line_says_so(
+        self, model: Trained, told: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        paths = {name: told[1] / "openvino" / f"{name.lower()}.xml" for name in ("FP32", "INT8")}
+        monkeypatch.setattr(evaluate, "export_forms", lambda *_: paths)
+        parts = list(evaluate.exported_of(*model[::2], tmp_path))
+        assert [row[0] for row in tables_in(parts[0])[0]] == ["OpenVINO"] * 2
+        assert parts[1].startswith("ONNX Runtime is not installed")
+        assert "\n" not in parts[1]
+
+    def test_the_runtime_beside_inference_alone(
+        self, model: Trained, told: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        images = model[2].root / "fabric" / "test"
+        script = Path(__file__).parents[1] / "examples" / "measure" / "runtime.py"
+        monkeypatch.setattr(sys, "argv", [script.name, str(told[1] / "openvino" / "fp32.xml"), str(images)])
+        runpy.run_path(str(script), run_name="__main__")
+        runtime, batch = capsys.readouterr().out.splitlines()[-2:]
+        found = re.fullmatch(r"runtime, from files to rows: ([\d.]+) images/s, \d+% of inference alone", runtime)
+        assert found
+        assert float(found[1]) > 0
+        found = re.fullmatch(r"batch of 8: [\d.]+ of the time of single images, maps differ by at most (\S+)", batch)
+        assert found
+        assert float(found[1]) < 1e-3
+
+    def test_latency_by_iterations_by_hand(self) -> None:
+        nothing = np.zeros((1, 1))
+        results = [
+            Inspection(0.1, False, nothing, nothing > 0, iterations, None, milliseconds)  # noqa: FBT003
+            for iterations, milliseconds in ((4, 20), (0, 4), (4, 22), (4, 100), (0, 7))
+        ]
+        (table,) = tables_in(evaluate.latency_by_iterations(results))
+        assert table == [["0", "2", "5.5", "0.25"], ["4", "3", "22.0", "1.00"]]
