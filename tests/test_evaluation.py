@@ -414,7 +414,7 @@ class TestReport:
         page.items(["one", "<two>"])
         text = page.render()
         assert "<figcaption>folder/&lt;1&gt;.png</figcaption>" in text
-        assert 'width="200"' in text  # on a screen of usual resolution, so that all pictures have one scale
+        assert 'width="240"' in text  # on a screen of usual resolution, so that all pictures have one scale
         assert "<li>one</li><li>&lt;two&gt;</li>" in text
         assert '<meta name="viewport" content="width=device-width' in text  # or a phone would shrink the page
         assert "A &lt;b&gt; &amp; c" in text

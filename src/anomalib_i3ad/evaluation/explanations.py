@@ -14,7 +14,7 @@ ITERATION = (
     "The model knows what normal parts look like. It hides parts of an image and reconstructs them from what is left; "
     "what does not match is suspect. The initial inpainting hides every part of the image once. Each iteration after "
     "it hides only what did not match so far, reconstructs that anew, and compares again. A defect thus no longer "
-    "disturbs its own reconstruction, and what is normal drops out. An image ends early when nothing suspect is left, "
+    "disturbs its own reconstruction, and what is normal drops out. It ends early when nothing suspect is left, "
     "or when it no longer shrinks."
 )
 _MAP = (
@@ -31,7 +31,7 @@ _RECONSTRUCTION = (
     "pixels, as FeatureI3AD does, take no score from this picture: it is a blurred sketch of what they expect."
 )
 ITERATIONS = (
-    "hidden: what the model did not see, in grey; of the initial inpainting one part of four is shown.",
+    "hidden: what the model did not see, in blue; of the initial inpainting one part of four is shown.",
     _RECONSTRUCTION,
     "difference: where image and expectation differ, on the scale of the anomaly map.",
 )

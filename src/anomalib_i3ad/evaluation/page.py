@@ -13,16 +13,17 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto
 h1 { margin-bottom: 0; } h2 { margin-top: 2em; } p, li { max-width: 46em; } .about { color: #666; margin-top: 0; }
 table { border-collapse: collapse; max-width: 100%; }
 td, th { border-bottom: 1px solid #ddd; padding: .3em 1em .3em 0; text-align: left; vertical-align: top; }
-@media (min-width: 700px) { td:not(:last-child) { white-space: nowrap; } }
+@media (min-width: 700px) { td:not(:last-child) { white-space: nowrap; } figure img { max-width: 100%; } }
 .plots { display: flex; flex-wrap: wrap; } .plots img { width: 360px; max-width: 100%; }
 figure { margin: 1.5em 0 2.5em; overflow-x: auto; } figcaption { font-weight: 600; position: sticky; left: 0; }
 @media print {
   body { max-width: none; margin: 0; font-size: 11pt; } h2 { break-after: avoid; }
   figure, .plots img, tr { break-inside: avoid; } figure { overflow: visible; } figure img { max-width: 100%; }
+  .plots img { width: 32%; }
 }
 """
 #: Pixels of a picture for one of the page: sharp on paper and on screens of high resolution.
-DENSITY = 1.5
+DENSITY = 1.25
 
 
 def _picture(kind: str, data: bytes, alternative: str, width: str = "") -> str:
@@ -72,7 +73,7 @@ class Page:
         self._parts.append("</div>")
 
     def picture(self, image: Image.Image, caption: str) -> None:
-        """Add a picture below a line of text; it keeps its size, and where the page is narrower it scrolls."""
+        """Add a picture below a line of text; on a phone it scrolls."""
         data = BytesIO()
         image.convert("RGB").save(data, format="jpeg", quality=88)
         shown = _picture("jpeg", data.getvalue(), caption, f' width="{round(image.width / DENSITY)}"')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anomalib.models
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import ImageBatch, ImageItem
@@ -51,7 +52,7 @@ def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, str
         [item for item in every if bool(item.gt_label) == true and bool(item.pred_label) == predicted]
         for true, predicted in ((True, False), (True, True), (False, False), (False, True))
     )
-    spread = found[:: max(1, len(found) // STRIPS)]
+    spread = [found[round(at)] for at in np.linspace(0, len(found) - 1, min(STRIPS, len(found)))]
     for (heading, what), items, telling in zip(
         explanations.GROUPS.items(), (missed, alarms, found, passed), (missed, alarms[::-1], spread, passed[::-1]),
         strict=True,
@@ -142,7 +143,9 @@ def write_report(
         page.paragraph("The first column is the result:")
     page.items(explanations.RESULT)
     if iterates:
-        page.paragraph("The other columns show how it came about, the initial inpainting and each iteration:")
+        page.paragraph(
+            "The other columns, to which one scrolls on a phone, are the initial inpainting and each iteration:"
+        )
         page.items(explanations.ITERATIONS)
     for heading, what, items in telling_images(predictions):
         if items:

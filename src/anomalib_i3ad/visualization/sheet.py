@@ -16,7 +16,7 @@ BAR = 18  # height of the colour scale
 CAPTION = 34  # height of the line over the sheet
 FONT, LARGE = ImageFont.load_default(18), ImageFont.load_default(22)
 INK, FAINT = (20, 20, 20), (90, 90, 90)
-HIDDEN = np.array([0.55, 0.55, 0.6])
+HIDDEN = np.array([0.25, 0.45, 0.75])  # no colour of parts and of gray images
 #: Outlines; one is dark and one is bright, so that they differ without their colours, too.
 FOUND, TRUE = np.array([0.95, 0.1, 0.1]), np.array([0.1, 0.95, 1.0])
 COLOURS = mpl.colormaps["inferno"]
