@@ -14,8 +14,8 @@ ITERATION = (
     "The model knows what normal parts look like. It hides parts of an image and reconstructs them from what is left; "
     "what does not match is suspect. The initial inpainting hides every part of the image once. Each iteration after "
     "it hides only what did not match so far, reconstructs that anew, and compares again. A defect thus no longer "
-    "disturbs its own reconstruction, and what is normal drops out. It ends early when nothing suspect is left, "
-    "or when it no longer shrinks."
+    "disturbs its own reconstruction, and what is normal drops out. The iterations end early when nothing suspect is "
+    "left, or when what is suspect no longer shrinks."
 )
 _MAP = (
     "anomaly map: how anomalous each place is. The scale is the same in all pictures. Its middle, 0.5, is the "
