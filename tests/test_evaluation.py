@@ -1,6 +1,8 @@
 """Benchmark, figures and report."""
 
+import html
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,7 +22,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.evaluation import benchmark, jobs, report
+from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
 from anomalib_i3ad.evaluation.cost import Cost, measure_cost
@@ -495,8 +497,13 @@ class TestReport:
         figure.subplots().plot([1, 2])
         page.plots([figure])
         page.table([{"x": 1, "y": "<i>"}])
-        page.picture(Image.new("RGBA", (4, 4)), "caption")
+        page.picture(Image.new("RGBA", (300, 4)), "folder/<1>.png")
+        page.items(["one", "<two>"])
         text = page.render()
+        assert "<figcaption>folder/&lt;1&gt;.png</figcaption>" in text
+        assert 'width="240"' in text  # on a screen of usual resolution, so that all pictures have one scale
+        assert "<li>one</li><li>&lt;two&gt;</li>" in text
+        assert '<meta name="viewport" content="width=device-width' in text  # or a phone would shrink the page
         assert "A &lt;b&gt; &amp; c" in text
         assert "<td>&lt;i&gt;</td>" in text
         assert text.count("data:image/") == 2
@@ -519,6 +526,22 @@ class TestReport:
         text = out.read_text()
         assert text.count("<img") >= 5 + 8  # plots, and four images of two kinds at least
         assert "The iteration" in text
+        assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|https?:""", text)  # one file is all it needs
+        for figure, meaning in explanations.FIGURES.items():
+            row = re.search(f"<td>{figure}</td><td>[\\d.]+</td><td>{re.escape(html.escape(meaning))}</td>", text)
+            assert row is not None
+            assert row.start() < text.index(figure) < row.end()  # it is explained where it first appears
+        said = "threshold of 0.5. Score 0.5 was set so that 99 % of 1 normal images"
+        assert text.index("threshold") == text.index(said)
+        assert f"<h2>The iteration</h2><p>{html.escape(explanations.ITERATION)}</p>" in text
+        for heading, what in explanations.GROUPS.items():
+            counted = re.search(f"<h2>{heading}</h2><p>(\\d) of (\\d+) {what}.</p>", text)
+            assert (counted is None) == (f"<h2>{heading}</h2>" not in text)
+            assert counted is None or int(counted[1]) == min(4, int(counted[2]))
+        captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+        assert captions
+        for caption in captions:
+            assert re.fullmatch(r"\w+/\d+\.png: (normal|anomalous), score 0\.\d{3}, threshold 0\.5; .+", caption)
         if chromium is None:
             pytest.skip("the page was written, but there is no Chromium to open it in")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -554,6 +577,8 @@ class TestReport:
         assert "The iteration" not in text
         assert "Beside other models" in text
         assert shown == [(["A x"], [2.0], [0.625])]  # of the newest version alone
+        assert "<figcaption>good/" in text
+        assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4
 
     def test_names_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
