@@ -27,6 +27,16 @@ ENGINES = {
 }  # fmt: skip
 
 
+#: Folder of each model's card, what the model is for, and whether it needs ImageNet weights.
+MODELS = {
+    "FeatureI3AD": ("feature_i3ad", "first choice: inpaints features, iterates over what does not match", "yes"),
+    "I3AD": ("i3ad", "the same iteration over pixels, where no pretrained network may be used", "no"),
+    "Riad": ("riad", "inpaints the image at four sizes; objects, where time does not matter", "no"),
+    "SsimAe": ("ssim_ae", "autoencoder compared by SSIM, or its L2 twin; plain surfaces", "no"),
+    "AnoGan": ("ano_gan", "nearest image that a GAN can draw; for comparison", "no"),
+}
+
+
 def figures(runs: pd.DataFrame) -> str:
     """Means of image AUROC, with its deviation over several seeds, pixel AUROC and AU-PRO; ``-`` if there are none."""
     image, pixel, pro = (f"{runs[name].mean():.3f}".replace("nan", "-") for name in FIGURES)
@@ -68,7 +78,23 @@ def speed(measured: Path = MEASURED) -> str:
     return markdown(["model", *engines.values(), "images/s", "MB of memory"], rows)
 
 
-TABLES = {"accuracy": accuracy, "speed": speed}
+def which(measured: Path = MEASURED) -> str:
+    """This plugin's models: what each is for, image AUROC by category, milliseconds, and size of the exported file."""
+    every, table = pd.read_csv(measured / "benchmark.csv"), pd.read_csv(measured / "speed.csv")
+    milliseconds = table[table["engine"] == "openvino"].set_index("model")["ms"]
+    categories = sorted(set(every["category"]))
+    rows = []
+    for model, (folder, purpose, weights) in MODELS.items():
+        runs = every[every["model"] == model]
+        means = runs.groupby("category")["image_auroc"].mean()
+        figures = " / ".join(f"{means[name]:.3f}" if name in means else "-" for name in categories)
+        ms = f"{milliseconds[model]:.0f}" if model in milliseconds else "-"
+        link = f"[`{model}`](src/anomalib_i3ad/models/{folder}/README.md)"
+        rows.append([link, purpose, weights, figures, ms, f"{runs['megabytes'].mean():.1f}".replace("nan", "-")])
+    return markdown(["model", "when", "ImageNet", f"image AUROC, {' / '.join(categories)}", "ms", "MB"], rows)
+
+
+TABLES = {"accuracy": accuracy, "speed": speed, "which": which}
 
 
 def filled(text: str) -> str:
