@@ -14,24 +14,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import openvino as ov
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from rich.progress import track
 
-from anomalib_i3ad.deploy.graph import FP32
+from anomalib_i3ad.deploy import Inspector
+from anomalib_i3ad.deploy.decoding import read_image
+from anomalib_i3ad.deploy.overlay import picture
 
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SHOWN = ("scratch", "hole", "missing_yarn", "double_yarn", "spot", "good")
-
-
-def picture(image: np.ndarray, anomaly_map: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Image, anomaly map and outlined mask side by side, ``(H, 3 * W, 3)`` BGR, at the map's size."""
-    image = cv2.resize(image, anomaly_map.shape[::-1])
-    heat = cv2.applyColorMap((255 * anomaly_map).astype(np.uint8), cv2.COLORMAP_VIRIDIS)
-    outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outlined = cv2.drawContours(image.copy(), outlines, -1, (0, 0, 255), 1)
-    return np.hstack([image, heat, outlined])
 
 
 def main() -> None:
@@ -44,18 +36,19 @@ def main() -> None:
     xml = engine.export(model, ExportType.OPENVINO, export_root=folder, ckpt_path=engine.best_model_path)
 
     # from here on OpenVINO, OpenCV and NumPy alone, as on the machine at the line
-    compiled = ov.Core().compile_model(xml, "CPU", FP32)
+    inspector = Inspector(xml)
     shown = {}
     with (folder / "predictions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "score", "defective"])
         for path in track(sorted((datamodule.root / datamodule.category / "test").rglob("*.png")), "predicting"):
-            image = cv2.imread(str(path))
-            result = compiled(image[None, ..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255)
-            rows.writerow([path, f"{result['pred_score'].item():.4f}", bool(result["pred_label"].item())])
-            shown.setdefault(path.parent.name, picture(image, result["anomaly_map"][0, 0], result["pred_mask"][0, 0]))
-    columns = [shown[kind] for kind in SHOWN]
-    look = np.vstack([np.hstack(columns[:3]), np.hstack(columns[3:])])
+            image = read_image(path)
+            result = inspector.inspect(image)
+            rows.writerow([path, f"{result.score:.4f}", result.label])
+            name = f"{path.parent.name}/{path.name}"
+            shown.setdefault(path.parent.name, picture(image, result, name, inspector.image_threshold, height=256))
+    pictures = [shown[kind] for kind in SHOWN]
+    look = np.vstack([np.hstack(pictures[at : at + 2]) for at in range(0, len(pictures), 2)])
     cv2.imwrite(str(folder / "demo.png"), look)
     print(f"image AUROC {metrics['image_AUROC']:.3f}, pixel AUROC {metrics['pixel_AUROC']:.3f}; results in {folder}")
 

@@ -35,5 +35,5 @@ for path in arguments.images:
     verdict = "anomalous" if result.label else "normal"
     print(f"{path}: {verdict}, score {result.score:.3f}, {result.iterations} iterations, {result.milliseconds:.0f} ms")
     if result.label:
-        explained = picture(image, result, path.name, arguments.threshold)
+        explained = picture(image, result, f"{path.parent.name}/{path.name}", arguments.threshold)
         write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)

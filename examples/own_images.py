@@ -4,8 +4,9 @@
     python examples/own_images.py                                      # the embedded fabric
 
 NORMAL and OTHERS are folders of images; a tenth of NORMAL is held out to find the thresholds on. Leaves under ``--out``
-the checkpoint and the OpenVINO model (``weights``), and a film strip of each of the others (``strips``): the input,
-then for every iteration what was hidden, its inpainting, and where the two differ.
+the checkpoint and the OpenVINO model (``weights``), and a film strip of each of the others (``strips``): the image,
+what was found and the map it was found by, then for every iteration what was hidden, its reconstruction, and where the
+two differ.
 """
 
 from argparse import ArgumentParser

@@ -1,6 +1,7 @@
 """What every model of the plugin must pass; its own test is a subclass of a few lines."""
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
+from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from anomalib_i3ad import Textures
@@ -78,6 +80,15 @@ class ModelTester:
         assert isinstance(model, self.model_class)
         assert all(type(model.hparams[name]) is type(value) for name, value in self.tiny.items())  # not omegaconf's
         assert self.model_class.__name__ in list_models("pascal")
+
+    def test_every_argument_has_its_help_and_is_in_the_checkpoint(self) -> None:
+        parser = ArgumentParser()
+        parser.add_class_arguments(self.model_class)
+        told = {action.dest: action.help for action in parser._actions if "help" not in action.dest}
+        own = {name for name in signature(self.model_class).parameters if name != "components"}
+        assert set(told) == own | {"pre_processor", "post_processor", "evaluator", "visualizer"}
+        assert all(told.values())
+        assert set(self.model_class(**self.tiny).hparams) == own
 
     def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
         model, checkpoint = fitted

@@ -89,8 +89,8 @@ def trained_like(model: nn.Module) -> nn.Module:
 
 @pytest.fixture
 def model() -> AnoGanModel:
-    made = AnoGanModel(16, 8, width=8, latent_dim=6, inference="search", search_steps=150)
-    return trained_like(made).requires_grad_(requires_grad=False)
+    made = AnoGan(16, patch_size=16, stride=8, width=8, latent_dim=6, inference="search", search_steps=150)
+    return trained_like(made.model).requires_grad_(requires_grad=False)
 
 
 class TestVectorJacobianProduct:
@@ -173,7 +173,8 @@ class TestLatentSearch:
         assert score.item() == pytest.approx(still(image).pred_score.item(), rel=1e-6)
 
     def test_starts_where_the_encoder_points(self) -> None:
-        both = trained_like(AnoGanModel(16, 8, width=4, latent_dim=6, inference="encoder+search", search_steps=1))
+        both = AnoGan(16, patch_size=16, stride=8, width=4, latent_dim=6, inference="encoder+search", search_steps=1)
+        both = trained_like(both.model)
         patch = 2 * make_images(2, 16, 16) - 1
         found = both.locate(patch, both.discriminator.features(patch))
         # Adam's first step has the length of the learning rate, whatever the gradient

@@ -26,9 +26,19 @@ from anomalib.data.utils import read_image
 from PIL import Image
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.deploy import ImageError, Inspector, ModelError, command_line, convert, decoding, graph, sources
+from anomalib_i3ad.deploy import (
+    ImageError,
+    Inspector,
+    ModelError,
+    command_line,
+    convert,
+    decoding,
+    graph,
+    pipeline,
+    sources,
+)
 from anomalib_i3ad.deploy.drawn_images import drawn_images
-from anomalib_i3ad.deploy.overlay import FONT, LEAST, LINE, SCALE, picture
+from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
 from conftest import TINY
@@ -320,8 +330,22 @@ class TestInspect:
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
                 shown = cv2.imread(str(tmp_path / "out" / row["picture"]))
-                assert shown.shape == (512 + 3 * LINE, 3 * 512, 3)
+                assert shown.shape == (512 + 4 * LINE + GAP + BAR, 3 * (512 + GAP) + GAP, 3)
         assert len({row["label"] for row in rows}) == 2
+
+    def test_pictures_mark_the_threshold_of_pixels(
+        self, exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        marked = []
+
+        def draw(*arguments: object) -> np.ndarray:
+            marked.append(arguments[3:])
+            return picture(*arguments)
+
+        monkeypatch.setattr(pipeline, "picture", draw)
+        chosen = ["--threshold", "0.1", "--pixel-threshold", "0.3"]
+        assert command_line.main(command(exported, folder, tmp_path / "out", *chosen)) == 0
+        assert set(marked) == {(0.1, 0.3)}
 
     def test_goes_on_where_it_stopped(self, exported: Path, folder: Path, tmp_path: Path) -> None:
         moved = tmp_path / "later"
@@ -378,13 +402,27 @@ class TestInspect:
 
 
 class TestPictures:
+    HEAD, BELOW = 2 * LINE, GAP + BAR + LINE  # above the panels' titles, and below each panel
+
     @pytest.mark.parametrize(
-        ("size", "panel"), [((1, 12_000), (1, 1024)), ((12_000, 1), (512, LEAST)), ((90, 70), (512, 398))]
+        ("size", "panel", "rows", "columns"),
+        [
+            ((1, 12_000), (1, 1024), 3, 1),
+            ((12_000, 1), (512, LEAST), 1, 3),
+            ((90, 70), (512, 398), 1, 3),
+            ((4000, 5000), (512, 640), 1, 3),
+        ],
     )
-    def test_any_shape_stays_small(self, exported: Path, size: tuple[int, int], panel: tuple[int, int]) -> None:
+    def test_any_shape_stays_small(
+        self, exported: Path, size: tuple[int, int], panel: tuple[int, int], rows: int, columns: int
+    ) -> None:
         image = np.full((*size, 3), 128, np.uint8)
-        shape = picture(image, Inspector(exported).inspect(image), "name", 0.5).shape
-        assert shape == (3 * LINE + panel[0], 3 * panel[1], 3)
+        result = Inspector(exported).inspect(image)
+        shape = picture(image, result, "name", 0.5).shape
+        height, width = LINE + panel[0] + self.BELOW, panel[1] + GAP
+        assert shape == (self.HEAD + rows * height, columns * width + GAP, 3)
+        half = picture(image, result, "name", 0.5, height=256)
+        assert half.shape[0] <= self.HEAD + rows * (LINE + 256 + self.BELOW)
 
     def test_say_what_they_show(self, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         image, drawn, draw = make_pixels(60, 60), [], cv2.putText
@@ -394,19 +432,47 @@ class TestPictures:
             return draw(pixels, text, place, *how)
 
         monkeypatch.setattr(cv2, "putText", put)
-        result = Inspector(exported).inspect(image)._replace(score=0.51234567)
-        shown = picture(image, result, "sub/ärm.png", 0.5125)
+        result = Inspector(exported).inspect(image)._replace(score=0.51234567, label=True)
+        shown = picture(image, result, "sub/ärm.png", 0.5125, 0.75)
         titles = ["defect outlined", "as it should look", "anomaly map"]
-        assert sorted(drawn) == sorted(["sub/?rm.png", "score 0.512346, threshold 0.5125", *titles])
+        meanings = ["red: map above 0.75", "a sketch by the model", "0", "0.75: threshold", "1"]
+        said = "defective: score 0.512346, threshold 0.5125"
+        assert sorted(drawn) == sorted(["sub/?rm.png", said, *titles, *meanings])
         for text in range(3):
             assert shown[text * LINE : (text + 1) * LINE].max() == 255
         bare = result._replace(reconstruction=None)
-        assert (picture(image, bare, "", 0.5)[3 * LINE :] == np.delete(shown[3 * LINE :], np.s_[512:1024], 1)).all()
+        second = np.s_[GAP + 512 + GAP : GAP + 2 * (512 + GAP)]
+        assert (picture(image, bare, "", 0.5, 0.75)[3 * LINE :] == np.delete(shown[3 * LINE :], second, 1)).all()
+        drawn.clear()
+        picture(image, result._replace(label=False), "", 0.5)
+        assert "normal: score 0.512346, threshold 0.5" in drawn
         drawn.clear()
         picture(image[:, :2], result, "folder/" * 40 + "0001.png", 0.5)
         (name,) = [text for text in drawn if text.endswith("/0001.png")]
         assert name.startswith("...")
-        assert cv2.getTextSize(name, FONT, SCALE, 1)[0][0] <= 3 * LEAST
+        assert cv2.getTextSize(name, FONT, SCALE, 1)[0][0] <= 3 * (LEAST + GAP)
+
+    def test_map_and_scale_have_the_same_colours(self, exported: Path) -> None:
+        image = make_pixels(60, 60)
+        anomaly_map = np.full((64, 64), 0.25, np.float32)
+        anomaly_map[:32] = 0.75
+        result = Inspector(exported).inspect(image)._replace(anomaly_map=anomaly_map, mask=anomaly_map > 0.5)
+        shown, left = picture(image, result, "", 0.5), GAP + 2 * (512 + GAP)
+        scale = shown[3 * LINE + 512 + GAP + BAR // 2, left : left + 512].astype(int)
+        for row, value in ((100, 0.75), (400, 0.25)):
+            np.testing.assert_allclose(shown[3 * LINE + row, left + 256], scale[round(511 * value)], atol=3)
+        assert (scale[255] == INK).all()  # the threshold
+        ends = cv2.applyColorMap(np.array([[0, 255]], np.uint8), COLOURS)[0]
+        np.testing.assert_allclose(scale[[1, -2]], ends, atol=6)
+
+    def test_the_outline_leaves_the_defect_bare(self, exported: Path) -> None:
+        image = np.full((64, 64, 3), 128, np.uint8)
+        mask = np.zeros((64, 64), bool)
+        mask[20:22, 30:32] = True  # 16 pixels of the panel
+        result = Inspector(exported).inspect(image)._replace(mask=mask)
+        panel = picture(image, result, "", 0.5)[3 * LINE : 3 * LINE + 512, GAP : GAP + 512]
+        assert (panel[160:176, 240:256] == 128).all()
+        assert (panel[168, 230:240] == OUTLINE).all(axis=1).any()
 
 
 class TestSources:

@@ -1,6 +1,8 @@
 """Benchmark, figures and report."""
 
+import html
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,11 +22,12 @@ from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.evaluation import benchmark, jobs, report
+from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
+from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
 from anomalib_i3ad.evaluation.cost import Cost, measure_cost
 from anomalib_i3ad.evaluation.iterations import Iterations, measure_iterations
-from anomalib_i3ad.evaluation.jobs import arguments_of, commit, expand, jobs_of, key_of, model_arguments
+from anomalib_i3ad.evaluation.jobs import arguments_of, commit, datamodule_of, key_of, model_arguments
 from anomalib_i3ad.evaluation.page import Page
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine
@@ -116,6 +119,97 @@ class TestJobs:
         assert arguments_of(own) == {"seed": 7, "width": 4}
         assert arguments_of({**own, "model": {**own["model"], "init_args": {"seed": 1}}}) == {"seed": 1}
         assert arguments_of({"model": {"class_path": "Padim"}, "seed": 7}) == {}
+
+    def test_a_datamodule_gets_its_arguments_as_they_are(self) -> None:
+        arguments = {"image_size": 96, "train_count": 20}
+        made = datamodule_of({"data": {"class_path": "anomalib_i3ad.Textures", "init_args": arguments}})
+        assert isinstance(made, Textures)
+        assert (made.image_size, made.train_count) == (96, 20)  # anomalib's get_datamodule would make (96, 96) of it
+
+
+class TestReferences:
+    """Sections that name a configuration of ``train``."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        """A benchmark's file, in a folder beside the configuration that it may name."""
+        settings = {
+            "model": {"class_path": "anomalib_i3ad.I3AD", "init_args": {"width": 8, "max_iterations": 3}},
+            "data": {"class_path": "anomalib_i3ad.MVTec", "init_args": {"root": "r", "train_batch_size": 4}},
+            "trainer": {"precision": 32},
+            "seed_everything": 5,
+        }
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+        (tmp_path / "benchmark").mkdir()
+        return tmp_path / "benchmark" / "file.yaml"
+
+    @staticmethod
+    def jobs(file: Path, section: dict) -> list[dict]:
+        file.write_text(yaml.safe_dump({"accelerator": "cpu", "benchmark": section}))
+        return read_jobs(file)
+
+    def test_are_the_arguments_written_out(self, file: Path) -> None:
+        changes = {
+            "model": {"init_args": {"width": {"grid": [4, 16]}}},
+            "data": {"init_args": {"category": {"grid": ["x", "y"]}}},
+            "trainer": {"max_epochs": 2},
+        }
+        section = {
+            "model": {
+                "class_path": "anomalib_i3ad.I3AD", "init_args": {"max_iterations": 3, "width": {"grid": [4, 16]}}
+            },
+            "data": {
+                "class_path": "anomalib_i3ad.MVTec",
+                "init_args": {"root": "r", "train_batch_size": 4, "category": {"grid": ["x", "y"]}},
+            },
+            "trainer": {"precision": 32, "max_epochs": 2},
+        }  # fmt: skip
+        referred = self.jobs(file, {"config": "../small.yaml", **changes})
+        written_out = self.jobs(file, section)
+        assert len(referred) == 4
+        assert referred == written_out
+        assert [*map(key_of, referred)] == [*map(key_of, written_out)]
+        (same, other) = self.jobs(file, {"config": "../small.yaml", "seed": {"grid": [0, 1]}})
+        assert key_of(same) != key_of(other)
+        assert same["trainer"] == {"accelerator": "cpu", "precision": 32}
+
+    def test_may_be_several(self, file: Path) -> None:
+        other = {"class_path": "anomalib_i3ad.Riad", "init_args": {"width": 24}}
+        (file.parent.parent / "other.yaml").write_text(yaml.safe_dump({"model": other}))
+        section = {"config": {"grid": ["../small.yaml", "../other.yaml"]}, "model": {"init_args": {"seed": 3}}}
+        first, second = self.jobs(file, {**section, "data": {"class_path": "MVTec", "init_args": {"root": "s"}}})
+        assert first["model"]["init_args"] == {"width": 8, "max_iterations": 3, "seed": 3}
+        assert second["model"] == {**other, "init_args": {"width": 24, "seed": 3}}
+        assert first["data"]["init_args"] == {"root": "s", "train_batch_size": 4}
+        assert second["data"]["init_args"] == {"root": "s"}
+
+    def test_another_class_takes_none_of_the_arguments(self, file: Path) -> None:
+        images = {"class_path": "Textures", "init_args": {"category": "brick"}}
+        (job,) = self.jobs(file, {"config": "../small.yaml", "data": images})
+        assert job["data"] == images
+
+    @pytest.mark.parametrize(
+        ("name", "content", "told"),
+        [
+            ("absent.yaml", None, "config: absent.yaml: there is no file "),
+            ("wrong.yaml", "- model", "config: wrong.yaml: "),
+            ("wrong.yaml", "model: I3AD", "/wrong.yaml has no model with a class_path"),
+            ("wrong.yaml", "model: {class_path: anomalib_i3ad.I3AD}", "data: None has no class_path"),
+            ("wrong.yaml", "model: [", '/wrong.yaml", line 1'),
+        ],
+    )
+    def test_errors_name_the_file_and_the_key(
+        self, name: str, content: str | None, told: str, file: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        if content is not None:
+            (file.parent / name).write_text(content)
+        file.write_text(yaml.safe_dump({"benchmark": {"config": name}}))
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(["--config", str(file)])
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"anomalib-i3ad benchmark: {file}: ")
+        assert told in said
 
 
 class FixedBatch:
@@ -257,7 +351,12 @@ class TestBenchmark:
         assert len(benchmark.read_rows(tmp_path / "out" / "results.csv")) == 4
 
     def test_a_model_without_maps_and_one_of_negative_maps_say_so(
-        self, texture_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+        self,
+        texture_root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr(jobs, "measure_cost", lambda _model, _images: Cost(1.0, 1.0))  # exports take their time
         monkeypatch.setenv("PATH", "")  # no git, either: no row is lost for it
@@ -272,6 +371,7 @@ class TestBenchmark:
         (tmp_path / "two.yaml").write_text(yaml.safe_dump({"accelerator": ["cpu"], "benchmark": section}))
         assert benchmark.run(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
         rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        assert "ckpt_path" not in caplog.text  # anomalib's warning that weights are not loaded
         assert rows.loc[["Ganomaly", "Fastflow"], "pixel_auroc"].isna().tolist() == [True, False]
         assert rows["image_auroc"].between(0, 1).all()
         assert rows.loc["Ganomaly", "note"] == "no maps, so no figures of pixels"
@@ -397,8 +497,13 @@ class TestReport:
         figure.subplots().plot([1, 2])
         page.plots([figure])
         page.table([{"x": 1, "y": "<i>"}])
-        page.picture(Image.new("RGBA", (4, 4)), "caption")
+        page.picture(Image.new("RGBA", (300, 4)), "folder/<1>.png")
+        page.items(["one", "<two>"])
         text = page.render()
+        assert "<figcaption>folder/&lt;1&gt;.png</figcaption>" in text
+        assert 'width="240"' in text  # on a screen of usual resolution, so that all pictures have one scale
+        assert "<li>one</li><li>&lt;two&gt;</li>" in text
+        assert '<meta name="viewport" content="width=device-width' in text  # or a phone would shrink the page
         assert "A &lt;b&gt; &amp; c" in text
         assert "<td>&lt;i&gt;</td>" in text
         assert text.count("data:image/") == 2
@@ -421,6 +526,22 @@ class TestReport:
         text = out.read_text()
         assert text.count("<img") >= 5 + 8  # plots, and four images of two kinds at least
         assert "The iteration" in text
+        assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|https?:""", text)  # one file is all it needs
+        for figure, meaning in explanations.FIGURES.items():
+            row = re.search(f"<td>{figure}</td><td>[\\d.]+</td><td>{re.escape(html.escape(meaning))}</td>", text)
+            assert row is not None
+            assert row.start() < text.index(figure) < row.end()  # it is explained where it first appears
+        said = "threshold of 0.5. Score 0.5 was set so that 99 % of 1 normal images"
+        assert text.index("threshold") == text.index(said)
+        assert f"<h2>The iteration</h2><p>{html.escape(explanations.ITERATION)}</p>" in text
+        for heading, what in explanations.GROUPS.items():
+            counted = re.search(f"<h2>{heading}</h2><p>(\\d) of (\\d+) {what}.</p>", text)
+            assert (counted is None) == (f"<h2>{heading}</h2>" not in text)
+            assert counted is None or int(counted[1]) == min(4, int(counted[2]))
+        captions = re.findall("<figcaption>(.*?)</figcaption>", text)
+        assert captions
+        for caption in captions:
+            assert re.fullmatch(r"\w+/\d+\.png: (normal|anomalous), score 0\.\d{3}, threshold 0\.5; .+", caption)
         if chromium is None:
             pytest.skip("the page was written, but there is no Chromium to open it in")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -437,18 +558,27 @@ class TestReport:
         count = text.count("<img")
         assert f"<title>{count} of {count}</title>" in dom
 
-    def test_models_that_do_not_iterate(self, textures: Textures, tmp_path: Path) -> None:
+    def test_models_that_do_not_iterate(
+        self, textures: Textures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         model = Padim(pre_trained=False, visualizer=False)
         model.post_processor = QuantilePostProcessor()
         engine = make_engine(default_root_dir=tmp_path)
         engine.fit(model, datamodule=textures)
         predictions = predict(engine, model, textures)
-        rows = pd.DataFrame({"model": ["A", "A"], "category": "x", "milliseconds": [1, 3], "image_auroc": [0.5, 0.7]})
-        rows.to_csv(tmp_path / "results.csv")
+        rows = {"version": ["0.9.0", "0.10.0", "0.10.0"], "milliseconds": [9, 1, 3], "image_auroc": [0.1, 0.5, 0.75]}
+        pd.DataFrame({"model": "A", "category": "x", **rows}).to_csv(tmp_path / "results.csv")
+        shown, plot = [], report.plots.accuracy_against_latency
+        monkeypatch.setattr(
+            report.plots, "accuracy_against_latency", lambda *given: shown.append(given) or plot(*given)
+        )
         report.write_report(model, predictions, "PaDiM", tmp_path / "results.csv", tmp_path / "page.html")
         text = (tmp_path / "page.html").read_text()
         assert "The iteration" not in text
         assert "Beside other models" in text
+        assert shown == [(["A x"], [2.0], [0.625])]  # of the newest version alone
+        assert "<figcaption>good/" in text
+        assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4
 
     def test_names_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -104,7 +104,7 @@ class TestResNet(ModelTester):
 @pytest.fixture
 def model() -> FeatureI3ADModel:
     torch.manual_seed(0)
-    model = FeatureI3ADModel((128, 128), width=8, initial_grid=2).eval()
+    model = FeatureI3AD(image_size=128, width=8, initial_grid=2).model.eval()
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
     model.usual_cosine.uniform_(0.2, 0.5)
@@ -119,7 +119,7 @@ class TestCells:
     )
     def test_bring_every_stride_to_one_grid(self, backbone: str, layers: list[str]) -> None:
         """Against timm's own maps, resized and averaged by hand."""
-        model = FeatureI3ADModel((96, 128), backbone, layers, initial_grid=2).eval()
+        model = FeatureI3AD((96, 128), backbone, layers, initial_grid=2).model.eval()
         image = make_images(2, 96, 128)
         with torch.no_grad():
             cells, maps = model.cells_of(image), model.features(image)

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from anomalib_i3ad import I3AD, FeatureI3AD
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
-from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
-from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 from model_tester import make_images
 
 SIDE = 128
@@ -20,14 +19,16 @@ def make_model(kind: str) -> IterativeModel:
     image = make_images(4, SIDE, SIDE)
     model: IterativeModel
     if kind == "pixels":
-        model = I3ADModel(width=4).eval()
+        model = I3AD(image_size=SIDE, width=4).model
     else:
-        model = FeatureI3ADModel((SIDE, SIDE), width=8, initial_grid=2).eval()
+        model = FeatureI3AD(image_size=SIDE, width=8, initial_grid=2).model
+        model.to(memory_format=torch.contiguous_format)  # as exported
         cells = model.cells_of(image)
         model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
         model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
         model.usual_cosine.fill_(0.5)
         model.usual_square.fill_(1.0)
+    model.eval()
     with torch.no_grad():
         model.mask_threshold.fill_(model.initial_residual(model.scene_of(image)).quantile(0.8))
     return model

@@ -45,7 +45,7 @@ class Recorder(torch.nn.Module):
 @pytest.fixture
 def model() -> RiadModel:
     torch.manual_seed(0)
-    return RiadModel((64, 96), width=4).eval()
+    return Riad(image_size=(64, 96), width=4).model.eval()
 
 
 class TestReconstruction:
@@ -86,7 +86,7 @@ class TestReconstruction:
         assert result.pred_score.item() == pytest.approx(expected.max(), abs=1e-5)
 
     def test_seed_decides_the_sets(self) -> None:
-        first, again, other = (RiadModel((64, 64), width=4, seed=seed).cell_sets for seed in (0, 0, 1))
+        first, again, other = (Riad(image_size=64, width=4, seed=seed).model.cell_sets for seed in (0, 0, 1))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 

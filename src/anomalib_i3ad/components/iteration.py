@@ -22,7 +22,7 @@ MapOf = Literal["last", "mean"]
 
 
 class Snapshot(NamedTuple):
-    """One iteration over one image; the initial inpainting, which hides every part once, shows the first of its holes.
+    """One iteration over one image, or its initial inpainting, of whose four holes the first is shown.
 
     ``hole`` (1, 1, h, w) of the scene, ``inpainting`` (1, 3, H, W), ``residual`` (1, 1, H, W).
     """
@@ -33,7 +33,7 @@ class Snapshot(NamedTuple):
 
 
 class IterationResult(NamedTuple):
-    """What the iteration leaves behind, an entry an image.
+    """Result of the iteration, with one entry per image.
 
     ``inpainting`` (N, C, h, w): the last one. ``anomaly_map`` (N, 1, h, w). ``hole`` (N, 1, h, w) in [0, 1]: what
     still differs. ``iterations`` (N,): iterations after the initial inpainting, 0 to ``max_iterations``.
@@ -48,19 +48,12 @@ class IterationResult(NamedTuple):
 class IterativeModel(ImageModel):
     """Base of models that iterate over a scene: the image itself, or another map of it that can be inpainted.
 
-    Args:
-        initial_grid: Cells along each side of the initial inpainting.
-        max_iterations: Most iterations after the initial inpainting.
-        anomaly_map: ``last`` residual, or ``mean`` over all iterations.
-        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
-
-    Raises:
-        ValueError: If an argument is none of these.
+    Arguments as of :class:`~anomalib_i3ad.models.I3AD`.
     """
 
-    #: An image stops when its hole lost less than this share of its area.
+    #: An image stops when an iteration shrinks its hole by less than this share of its area.
     min_shrink = 0.05
-    #: What lies less than this share of u below it is hidden partly: else rounding decides what is hidden at u.
+    #: Residuals that are below u by less than this share of u hide partly: else rounding decides what is hidden at u.
     mask_edge = 0.1
 
     def __init__(self, initial_grid: int, max_iterations: int, anomaly_map: MapOf, image_score: Reduction) -> None:
@@ -87,7 +80,7 @@ class IterativeModel(ImageModel):
 
         Args:
             scene: ``(N, C, h, w)``.
-            hole: ``(N, 1, h, w)`` in [0, 1]; what lies between is seen partly.
+            hole: ``(N, 1, h, w)`` in [0, 1]; values between hide partly.
 
         Returns:
             ``(N, C, h, w)``; only the hole counts.
@@ -99,7 +92,7 @@ class IterativeModel(ImageModel):
 
     @abstractmethod
     def prepare(self, scene: torch.Tensor) -> State:
-        """Do once what comparisons need of the scene alone: tensors with an entry an image."""
+        """Compute once what comparisons need of the scene alone: tensors with one entry per image."""
 
     @abstractmethod
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,7 +160,7 @@ class IterativeModel(ImageModel):
             inpaint_again, (scene, *prepared), (inpainting, residual, hole, *total), active, self.max_iterations
         )
         if total:
-            # an image that stopped keeps the residual of what it would go on to hide; the rest would not differ
+            # in the iterations it did not need, an image counts the residual of what is still hidden: the rest agrees
             left = (self.max_iterations - iterations)[:, None, None, None]
             residual = (total[0] + left * residual * hole) / (1 + self.max_iterations)
         return IterationResult(inpainting, self.map_of(residual, image), hole, iterations)

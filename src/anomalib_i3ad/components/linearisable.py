@@ -1,7 +1,7 @@
 """Convolutional layers with a hand-written vector-Jacobian product.
 
-Nothing that goes through autograd can be exported; what these layers give back can, so that a graph may
-hold a gradient descent.
+What autograd computes cannot be exported; gradients by these layers can, so that an exported graph may hold a
+gradient descent.
 """
 
 from collections.abc import Callable
@@ -52,13 +52,13 @@ class ConvLayer(nn.Module):
         assert not isinstance(padding, str)  # mypy
         if isinstance(layer, nn.ConvTranspose2d):
             return y, lambda d: F.conv2d(d * gain, layer.weight, None, layer.stride, padding)
-        # rows and columns at the far edge that no step of the convolution reached
+        # rows and columns at the far edge that the stride left out
         left = [(x.shape[i - 2] + 2 * padding[i] - layer.kernel_size[i]) % layer.stride[i] for i in (0, 1)]
         return y, lambda d: F.conv_transpose2d(d * gain, layer.weight, None, layer.stride, padding, left)
 
 
 class LinearisableSequential(nn.Sequential):
-    """Layers in a row; ``linearise`` composes theirs."""
+    """Layers in sequence; ``linearise`` composes their pullbacks."""
 
     def linearise(self, x: torch.Tensor) -> tuple[torch.Tensor, Pullback]:
         """Output and pullback at x, in evaluation mode."""

@@ -1,4 +1,4 @@
-"""Loops that also export."""
+"""Loops that can be exported."""
 
 import sys
 from collections.abc import Callable
@@ -63,13 +63,13 @@ def repeat_active(
 ) -> tuple[State, torch.Tensor]:
     """Repeat a step on the images that are not done yet; every image stops by itself.
 
-    When run, images that are done drop out of the work. When exported they are computed until the last
-    one of the batch is done, and keep what they had.
+    When run, images that are done are left out. When exported, they are computed until the last image of the batch is
+    done, but keep their state.
 
     Args:
         step: Maps constants and state of some images to their next state and which of them go on, ``(n,)`` bool.
-        constants: Tensors with an entry an image, which the step only reads.
-        state: Tensors with an entry an image.
+        constants: Tensors with one entry per image, which the step only reads.
+        state: Tensors with one entry per image.
         active: Which images are not done at the start, ``(N,)`` bool.
         limit: Most repetitions.
 

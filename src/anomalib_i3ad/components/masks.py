@@ -110,7 +110,7 @@ def training_holes(
     holes_of_grid: torch.Tensor,
     grid_probability: float,
 ) -> torch.Tensor:
-    """Draw one hole an image: free-form, or with ``grid_probability`` one of the grid holes.
+    """Draw one hole per image: free-form, or with ``grid_probability`` one of the grid holes.
 
     Args:
         count: Number of holes.

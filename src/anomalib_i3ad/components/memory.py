@@ -7,5 +7,5 @@ SHARE = 0.5
 
 
 def fits_in_memory(size: int) -> bool:
-    """Whether so many bytes may be kept."""
+    """Whether ``size`` bytes of training data may be kept in memory."""
     return size < SHARE * psutil.virtual_memory().available

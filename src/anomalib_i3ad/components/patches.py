@@ -1,4 +1,4 @@
-"""Patches: drawn at random in training, overlapping windows with averaged maps at test."""
+"""Patches: cut at random in training; overlapping windows with averaged maps at test."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def check_patches(height: int, width: int, size: int, stride: int) -> None:
 
 
 def random_patches(image: torch.Tensor, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Draw as many patches from every image as would tile it.
+    """Cut as many random patches from every image as would tile it.
 
     Args:
         image: ``(N, C, H, W)``, sides at least ``size``.
@@ -58,7 +58,7 @@ class Windows:
         height: Image height in pixels.
         width: Image width in pixels.
         size: Side of a window in pixels.
-        stride: Distance of neighbouring windows in pixels; those at the far edges overlap more.
+        stride: Distance in pixels between windows; those at the far edges overlap more.
         like: Tensor of the images' device and type.
     """
 

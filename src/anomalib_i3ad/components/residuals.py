@@ -23,7 +23,7 @@ class Residual(nn.Module, ABC):
             image: ``(N, 3, H, W)`` in [0, 1].
 
         Returns:
-            Tensors with an entry an image, for :meth:`compare`.
+            Tensors with one entry per image, for :meth:`compare`.
         """
 
     @abstractmethod

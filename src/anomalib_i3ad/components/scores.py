@@ -12,11 +12,11 @@ TOP_K_FRACTION = 0.01
 
 
 class ImageScore(nn.Module):
-    """Reduce anomaly maps to one score an image.
+    """Reduce anomaly maps to one score per image.
 
     Args:
-        reduction: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean of its highest
-            per cent (``top_k``).
+        reduction: ``mean``, ``max`` or power mean (``l4``, the fourth root of the mean fourth power) of the map, or
+            mean of its highest 1 % (``top_k``).
 
     Raises:
         ValueError: If ``reduction`` is none of these.

@@ -1,4 +1,4 @@
-"""What is drawn put in the place of what was hidden."""
+"""Puts what was drawn in the place of what was hidden."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 
 
 def composite(scene: torch.Tensor, drawn: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-    """Take the hole from ``drawn`` and all that is visible, bit for bit, from ``scene``; between, mix them."""
+    """Take the hole from ``drawn`` and all that is visible, bit for bit, from ``scene``; mix them between."""
     return drawn * hole + scene * (1 - hole)
 
 

@@ -46,7 +46,7 @@ def spot(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
 
 
 def hole(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A hole onto a dark ground."""
+    """A hole through which a dark ground shows."""
     return _blend(picture, np.full_like(picture, 0.03), _blob(len(picture), len(picture) * rng.uniform(0.06, 0.1), rng))
 
 
@@ -66,7 +66,7 @@ def foreign_texture(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
 def crack(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
     """A dark crack that wanders over a part of the picture, about a hundredth of its side wide.
 
-    Not among :data:`DEFECTS`: figures measured on the embedded textures are of those.
+    Not among :data:`DEFECTS`, so that figures measured on the embedded textures stay comparable.
     """
     side = FINER * len(picture)
     line = np.zeros((side, side), np.uint8)

@@ -52,7 +52,7 @@ class Fabric:
     def cut(
         self, top: int, left: int, size: int, defect: YarnDefect | None = None, rng: np.random.Generator | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut a picture, if asked with a stretch of one warp yarn missing or doubled.
+        """Cut a picture; with ``defect``, a stretch of one warp yarn is missing or doubled.
 
         Args:
             top: Upper edge on the sheet.

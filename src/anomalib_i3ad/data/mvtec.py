@@ -76,12 +76,12 @@ class MVTec(MVTecAD):
         val_split_mode: Where validation images come from.
         val_split_ratio: Share of the training images held out.
         seed: Seed of the split.
-        cache: Decode and resize every training image once and keep it, 12 bytes a pixel of the model's size, in this
-            process without workers; ``None`` does so where images are not augmented and fit in memory.
+        cache: Decode and resize every training image once and keep it in memory (12 bytes per pixel of the model's
+            size), in this process without workers; ``None`` does so if images are not augmented and fit in memory.
         **kwargs: Passed to :class:`anomalib.data.MVTecAD`.
 
     Raises:
-        ValueError: If ``cache`` meets augmentations, which it would freeze, or worker processes.
+        ValueError: If ``cache`` is combined with augmentations, which it would freeze, or with worker processes.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class MVTec(MVTecAD):
         return DataLoader(dataset, loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)
 
     def prepare_data(self) -> None:
-        """Download MVTec AD, if it is not in its usual place and no other was named.
+        """Download MVTec AD if it is not in its usual folder and no other folder was named.
 
         Raises:
             ValueError: If ``root`` holds other categories but not this one.
@@ -130,7 +130,7 @@ class MVTec(MVTecAD):
             raise FileNotFoundError(msg)
         super().prepare_data()
 
-    # anomalib's hook where images are looked for: setup around it is called again and again, and also splits
+    # anomalib's hook that lists the images; setup, which calls it, runs several times and splits them too
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
         # where anomalib finds no test images it would silently take training ones instead
@@ -161,10 +161,10 @@ class MVTec(MVTecAD):
         self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)
 
     def _check_share(self, count: int) -> None:
-        """Refuse to hold out a share of ``count`` training images that is less than one."""
+        """Refuse a ``val_split_ratio`` that holds out none of ``count`` training images."""
         if self.val_split_mode == ValSplitMode.FROM_TRAIN and count * self.val_split_ratio < 1:
             msg = (
-                f"{count} training images in {self.root / self.category}: val_split_ratio {self.val_split_ratio} "
-                f"holds out none to calibrate on; it takes {math.ceil(1 / self.val_split_ratio)}, or a larger share"
+                f"{count} training images in {self.root / self.category}: val_split_ratio {self.val_split_ratio} holds "
+                f"out none to calibrate on; it takes {math.ceil(1 / self.val_split_ratio)} images, or a larger ratio"
             )
             raise ValueError(msg)

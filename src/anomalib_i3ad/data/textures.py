@@ -36,7 +36,7 @@ class Textures(MVTec):
     unevenly, and test pictures carry drawn defects of several kinds with their masks.
 
     Args:
-        root: Folder the pictures are written to and found again in.
+        root: Folder that the pictures are written to, and read from later.
         category: ``fabric``, ``brick``, ``grass`` or ``gravel``.
         image_size: Height and width of the pictures in pixels, 64 to 192.
         train_count: Normal training pictures; validation is split off from them.
@@ -75,7 +75,7 @@ class Textures(MVTec):
         if (self.root / self.category).is_dir():
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        # drawn aside and moved when complete, so that an interrupted run leaves no half a data set
+        # drawn aside and moved when complete, so that an interrupted run leaves no half data set
         with tempfile.TemporaryDirectory(dir=self.root) as aside:
             drawn = Path(aside) / self.category
             self._draw(drawn)

@@ -154,13 +154,15 @@ def loops_of(model: ov.Model) -> list[ov.Node]:
 
 
 def _limit(loop: ov.Node) -> int:
-    """Most iterations of a Loop node: what its body compares the counter with."""
-    # a Loop's own trip count says "while it goes on"; only the condition compares integers in the bodies of our loops
-    for node in loop.get_function().get_ordered_ops():
-        if node.get_type_name() == "Less" and node.get_input_element_type(1).is_integral():
-            limit = node.input_value(1).get_node()
-            if limit.get_type_name() == "Constant":
-                return int(limit.data.item())
+    """Most iterations of a Loop node: what the condition of its body compares the counter with."""
+    # a Loop's own trip count is unlimited; the condition is counter < limit, or that and another
+    terms = [loop.get_function().get_results()[loop.get_special_body_ports()[1]]]
+    for node in terms:
+        operands = [value.get_node() for value in node.input_values()]
+        if node.get_type_name() in {"Result", "LogicalAnd"}:
+            terms += operands
+        elif node.get_type_name() == "Less" and operands[1].get_type_name() == "Constant":
+            return int(operands[1].data.item())
     msg = f"loop {loop.get_friendly_name()}: its number of iterations is not a constant"
     raise ValueError(msg)
 

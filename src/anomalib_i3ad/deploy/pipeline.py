@@ -162,7 +162,7 @@ class Progress:
         print("\n".join(lines), file=sys.stderr)
 
 
-def _write(outcome: Outcome, results: Results, pictures: Path, threshold: float) -> str:
+def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspector) -> str:
     """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
     frame, image, result, error = outcome
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -173,11 +173,13 @@ def _write(outcome: Outcome, results: Results, pictures: Path, threshold: float)
             path.unlink()
     if result is not None and image is not None:
         row["label"] = "defective" if result.label else "normal"
-        row["score"], row["threshold"] = round(result.score, 6), threshold
+        row["score"], row["threshold"] = round(result.score, 6), inspector.image_threshold
         row["iterations"], row["milliseconds"] = result.iterations, round(result.milliseconds, 2)
         if result.label:
             try:
-                write_picture(path, picture(image, result, frame.name, threshold))
+                write_picture(
+                    path, picture(image, result, frame.name, inspector.image_threshold, inspector.pixel_threshold)
+                )
                 row["picture"] = path.relative_to(pictures.parent).as_posix()
             except (OSError, cv2.error) as fault:
                 error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
@@ -233,7 +235,7 @@ def run(
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
             progress.add(outcome)
-            writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector.image_threshold)))
+            writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()
         while writing:

@@ -1,8 +1,8 @@
 """``anomalib-i3ad benchmark``: train and test many models; a row is written as each job ends.
 
-The configuration is anomalib's, with ``grid:`` lists anywhere and optional trainer arguments. A second start skips
-what is done with the same versions and arguments, defaults included, and repeats what failed; ``--time-again``
-measures latencies once more, when the machine has nothing else to do.
+:mod:`.configuration` says what its file holds. A second start skips what is done with the same versions and
+arguments, defaults included, and repeats what failed; ``--time-again`` measures latencies once more, when the machine
+has nothing else to do.
 """
 
 import logging
@@ -13,7 +13,8 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from .jobs import jobs_of, key_of, run_job, time_job, title_of
+from .configuration import read_jobs
+from .jobs import key_of, run_job, time_job, title_of
 from .parsers import benchmark_parser
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def run(config: Path, out: Path, console: Console) -> int:
     Returns:
         0, or 1 if a job failed; the others are run nevertheless.
     """
-    jobs = jobs_of(yaml.safe_load(config.read_text(encoding="utf-8")))
+    jobs = read_jobs(config)
     results = out / "results.csv"
     out.mkdir(parents=True, exist_ok=True)
     done = set(read_rows(results)["key"])
@@ -99,7 +100,7 @@ def time_again(config: Path, out: Path, console: Console) -> int:
     """
     results, failed = out / "results.csv", 0
     rows = read_rows(results)
-    for job in jobs_of(yaml.safe_load(config.read_text(encoding="utf-8"))):
+    for job in read_jobs(config):
         try:
             row = rows["key"] == key_of(job)
             if not row.any():

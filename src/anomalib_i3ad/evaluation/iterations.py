@@ -1,7 +1,6 @@
-"""What each iteration of the iteration buys, over the images of a test set."""
+"""What each iteration buys, over the images of a test set."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,9 @@ import torch
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
-#: Share of false alarms at the threshold at which images before and after the iteration are compared.
+from anomalib_i3ad.visualization.captions import name_of
+
+#: Share of false alarms at which what is found after one iteration is compared with what is found after another.
 FALSE_ALARMS = 0.05
 
 
@@ -28,7 +29,7 @@ class Iterations(NamedTuple):
     pixel_auroc: list[float]
 
     def found(self, after: int) -> np.ndarray:
-        """Which images exceed the threshold that 5 % of normal images exceed, ``(N,)`` bool."""
+        """Which images score higher than all but 5 % of the normal ones, ``(N,)`` bool."""
         score = self.score[:, after]
         return score > np.quantile(score[self.label == 0], 1 - FALSE_ALARMS)
 
@@ -39,7 +40,7 @@ class Iterations(NamedTuple):
 
 
 def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
-    """Iterate again over scored test images, once for each number of iterations that the iteration may end after.
+    """Score test images again after 0, 1, 2, ... iterations.
 
     Args:
         model: Trained model that iterates.
@@ -63,7 +64,7 @@ def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
     return Iterations(
         used=torch.cat([result.iterations for result in results]).round().int().cpu().numpy(),
         label=label,
-        names=["/".join(Path(path).parts[-2:]) for batch in predictions for path in batch.image_path],
+        names=[name_of(path) for batch in predictions for path in batch.image_path],
         score=score,
         image_auroc=[roc_auc_score(label, column) for column in score.T],
         pixel_auroc=pixel_auroc,

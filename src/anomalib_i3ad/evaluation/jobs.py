@@ -1,7 +1,6 @@
 """One job of a benchmark: a model, a category and a seed."""
 
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anomalib.data
-from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data import AnomalibDataModule
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model
 from lightning import seed_everything
@@ -28,49 +27,6 @@ from .cost import Cost, measure_cost
 from .trained import class_at
 
 TIMED_IMAGES = 12
-KEYS = {"seed", "model", "data", "trainer"}
-
-
-def expand(config: Any) -> Iterator[Any]:
-    """Every choice of the ``grid:`` lists in a configuration."""
-    if isinstance(config, dict) and set(config) == {"grid"}:
-        for choice in config["grid"]:
-            yield from expand(choice)
-    elif isinstance(config, dict):
-        for values in itertools.product(*map(list, map(expand, config.values()))):
-            yield dict(zip(config, values, strict=True))
-    else:
-        yield config
-
-
-def jobs_of(config: Any) -> list[dict[str, Any]]:
-    """Jobs of a benchmark's configuration, in anomalib's form or a list of such sections.
-
-    The jobs of one data set follow each other within a section. Where ``accelerator`` is a list, as anomalib has it,
-    every job runs on each of them.
-
-    Raises:
-        ValueError: If something is missing or unknown; it says what.
-    """
-    given = config.get("benchmark") if isinstance(config, dict) else None
-    if isinstance(given, list):
-        return [job for section in given for job in jobs_of({**config, "benchmark": section})]
-    if not isinstance(given, dict) or not {"model", "data"} <= set(given) <= KEYS:
-        msg = f"benchmark: wants model and data, and may have seed and trainer; it has {given}"
-        raise ValueError(msg)
-    accelerator = config.get("accelerator", "auto")
-    usual = {"accelerator": {"grid": accelerator} if isinstance(accelerator, list) else accelerator}
-    jobs = [
-        job
-        for section in expand(given)
-        for job in expand({"seed": 0, **section, "trainer": usual | (section.get("trainer") or {})})
-    ]
-    for job in jobs:
-        for part in ("model", "data"):
-            if not isinstance(job[part], dict) or "class_path" not in job[part]:
-                msg = f"{part}: {job[part]} has no class_path"
-                raise ValueError(msg)
-    return sorted(jobs, key=lambda job: json.dumps(job["data"], sort_keys=True))
 
 
 def key_of(job: dict[str, Any]) -> str:
@@ -79,11 +35,10 @@ def key_of(job: dict[str, Any]) -> str:
     Raises:
         AttributeError: If there is no such model or datamodule.
     """
-    data_class = getattr(anomalib.data, class_name(job["data"]))  # where get_datamodule looks, too
     whole = {
         **job,
         "model": [job["model"]["class_path"], model_arguments(job)],
-        "data": [job["data"]["class_path"], defaults_of(data_class) | job["data"].get("init_args", {})],
+        "data": [job["data"]["class_path"], defaults_of(data_class(job)) | job["data"].get("init_args", {})],
         "versions": [__version__, version("anomalib")],
     }
     digest = hashlib.sha256(as_json(whole).encode()).hexdigest()[:8]
@@ -113,6 +68,17 @@ def category_of(job: dict[str, Any]) -> str:
 def model_class(job: dict[str, Any]) -> Any:
     """The class of a job's model."""
     return class_at(job["model"]["class_path"])
+
+
+def data_class(job: dict[str, Any]) -> Any:
+    """The class of a job's datamodule."""
+    return getattr(anomalib.data, class_name(job["data"]))  # where anomalib's get_datamodule looks, too
+
+
+def datamodule_of(job: dict[str, Any]) -> AnomalibDataModule:
+    """The datamodule of a job."""
+    # get_datamodule would make two numbers of an image_size, whatever the class takes
+    return data_class(job)(**job["data"].get("init_args", {}))
 
 
 def defaults_of(cls: type) -> dict[str, Any]:
@@ -166,7 +132,7 @@ def time_job(job: dict[str, Any], checkpoint: Path) -> Cost:
     if not checkpoint.is_file():
         msg = f"{checkpoint} is no checkpoint: remove the job's row and run it again"
         raise FileNotFoundError(msg)
-    datamodule = get_datamodule(job["data"])
+    datamodule = datamodule_of(job)
     datamodule.prepare_data()
     datamodule.setup("test")
     return _cost(model_class(job).load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
@@ -198,13 +164,14 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = get_model({"class_path": job["model"]["class_path"]}, **arguments_of(job))
     model.post_processor = post_processor = QuantilePostProcessor()
     model.visualizer = model.evaluator = None
-    datamodule = get_datamodule(job["data"])
+    datamodule = datamodule_of(job)
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
     engine.validate(model, datamodule=datamodule, verbose=False)  # calibrates, whatever the schedule of validation was
     fitted = time.perf_counter()
-    predictions: Any = predict(engine, model, datamodule)
+    # not the engine's predict, which says of a model that was trained that its weights are not loaded
+    predictions: Any = predict(engine.trainer, model, datamodule)
     accuracy = measure_accuracy(predictions)
     return {
         "key": key_of(job),

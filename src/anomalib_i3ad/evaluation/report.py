@@ -5,63 +5,94 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import ImageBatch, ImageItem
+from anomalib.data.utils import read_image
 from anomalib.models import AnomalibModule
-from anomalib.visualization import visualize_image_item
 from PIL import Image
 
 from anomalib_i3ad import __version__
 from anomalib_i3ad.components.iteration import IterativeModel
+from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.visualization import plots
-from anomalib_i3ad.visualization.film_strip import film_strip_of
+from anomalib_i3ad.visualization.captions import caption_of
+from anomalib_i3ad.visualization.film_strip import film_strip_of, plain, result_tiles
+from anomalib_i3ad.visualization.sheet import draw_sheet
 
+from . import explanations
 from .accuracy import measure_accuracy, predict
-from .iterations import Iterations, measure_iterations
+from .iterations import FALSE_ALARMS, Iterations, measure_iterations
 from .page import Page
 from .parsers import report_parser
 from .trained import images_of, load, make_trainer, model_class
 
-STRIPS = 4
-THRESHOLD = 0.5  # of normalised scores
+STRIPS = 4  # pictures of each group
 
 
-def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image | None:
-    """Film strip of an image, or anomalib's own picture for models that do not iterate."""
+def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image:
+    """Film strip of an image, or image and result for models that do not iterate."""
     if isinstance(model.model, IterativeModel):
-        return film_strip_of(model, item)
-    overlays = [("image", ["anomaly_map"]), ("image", ["pred_mask"])]
-    return visualize_image_item(item, fields=["image", "gt_mask"], overlay_fields=overlays)
+        return film_strip_of(model, item, "")
+    # other models may have normalised the image by which they see
+    image: Any = read_image(item.image_path or "", as_tensor=True)
+    tiles, keys = result_tiles(image[None], plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask))
+    return draw_sheet("", [("", [tile]) for tile in tiles], keys, [])
 
 
-def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, list[ImageItem]]]:
-    """The images that tell most, by heading: errors first."""
+def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, str, list[ImageItem]]]:
+    """The images that tell most, errors first: heading, what they are, and items."""
     every = sorted((item for batch in predictions for item in batch), key=attrgetter("pred_score"))
     missed, found, passed, alarms = (
-        [item for item in every if bool(item.gt_label) == anomalous and bool(item.pred_label) == flagged]
-        for anomalous, flagged in ((True, False), (True, True), (False, False), (False, True))
+        [item for item in every if bool(item.gt_label) == true and bool(item.pred_label) == predicted]
+        for true, predicted in ((True, False), (True, True), (False, False), (False, True))
     )
-    yield "Missed defects, the worst first", missed[:STRIPS]
-    yield "False alarms, the worst first", alarms[::-1][:STRIPS]
-    yield "Found defects, from the closest call to the clearest", found[:: max(1, len(found) // STRIPS)][:STRIPS]
-    yield "Normal images, the closest call first", passed[::-1][:STRIPS]
+    spread = [found[round(at)] for at in np.linspace(0, len(found) - 1, min(STRIPS, len(found)))]
+    for (heading, what), items, telling in zip(
+        explanations.GROUPS.items(), (missed, alarms, found, passed), (missed, alarms[::-1], spread, passed[::-1]),
+        strict=True,
+    ):  # fmt: skip
+        shown = telling[:STRIPS]
+        yield heading, f"{len(shown)} of {len(items)} {what}.", shown
+
+
+def threshold_of(model: AnomalibModule) -> tuple[float, str]:
+    """Threshold of scores, and a sentence that says what it is."""
+    post: Any = model.post_processor
+    threshold = float(post.normalized_image_threshold)
+    said = f"An image is called anomalous if its score is above the threshold of {threshold:g}. "
+    if not isinstance(post, QuantilePostProcessor):
+        return threshold, said + "The threshold was found on validation images when the model was trained."
+    images = f"{post.normal_images} normal images" if post.normal_images else "normal images"
+    return threshold, (
+        f"{said}Score 0.5 was set so that {100 * post.image_quantile:g} % of {images}, which were kept out of "
+        "training, score lower; no anomalous image was needed."
+    )
 
 
 def add_iterations(page: Page, iterations: Iterations) -> None:
     """Add what each iteration buys."""
     page.heading("The iteration")
+    page.paragraph(explanations.ITERATION)
     label = iterations.label
-    curves = {"image": iterations.image_auroc, "pixel": iterations.pixel_auroc}
+    curves = {"images": iterations.image_auroc, "pixels": iterations.pixel_auroc}
     page.plots([plots.by_iterations(curves), plots.iterations_used(iterations.used, label)])
     last = len(iterations.image_auroc) - 1
-    for text, names in (
-        ("found by the iteration and not by the initial inpainting alone", iterations.rescued(0, last)),
-        ("found by the initial inpainting alone and not by the iteration", iterations.rescued(last, 0)),
-    ):
-        which = f": {', '.join(names)}" if names else ""
-        page.paragraph(f"{len(names)} anomalous images {text}, if 5 % of normal ones are alarms{which}.")
+    page.paragraph(
+        f"If the threshold is set so that {100 * FALSE_ALARMS:g} % of the normal test images are false alarms:"
+    )
+    texts = (
+        ("found after the iterations, but not after the initial inpainting alone", iterations.rescued(0, last)),
+        ("found after the initial inpainting alone, but not after the iterations", iterations.rescued(last, 0)),
+    )
+    page.items([f"{len(names)} anomalous images are {text}{_listed(names)}" for text, names in texts])
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f": {', '.join(names)}" if names else ""
 
 
 def write_report(
@@ -79,35 +110,54 @@ def write_report(
     versions = f"anomalib-i3ad {__version__}, anomalib {version('anomalib')}, torch {version('torch')}"
     page = Page(title, f"{datetime.now(tz=timezone.utc):%Y-%m-%d}, {versions}")
     accuracy = measure_accuracy(predictions)
-    page.table(
-        [
-            {
-                "image AUROC": f"{accuracy.image_auroc:.3f}",
-                "pixel AUROC": f"{accuracy.pixel_auroc:.3f}",
-                "AU-PRO": f"{accuracy.au_pro:.3f}",
-                "image F1": f"{accuracy.image_f1:.3f}",
-                "defects found": f"{accuracy.found} of {accuracy.anomalous}",
-                "false alarms": f"{accuracy.false_alarms} of {accuracy.normal}",
-            }
-        ]
+    threshold, about = threshold_of(model)
+    page.paragraph(
+        f"The model was trained on normal images only. Then it gave a score to {accuracy.normal + accuracy.anomalous} "
+        f"test images that it had not seen: {accuracy.normal} are normal, and {accuracy.anomalous} are anomalous, that "
+        "is, they show a defect. This page tells how well the score separates them. Then it shows images, errors "
+        "first, and for each what the model found and why."
     )
-    page.paragraph("Scores above 0.5 are anomalous; that threshold comes from normal validation images alone.")
+    page.paragraph(about)
+    figures = (accuracy.image_auroc, accuracy.pixel_auroc, accuracy.au_pro, accuracy.image_f1)
+    counts = (
+        ("found", f"{accuracy.found} of {accuracy.anomalous}", "Anomalous images that score above the threshold."),
+        ("false alarms", f"{accuracy.false_alarms} of {accuracy.normal}", "Normal images that do so, too."),
+    )
+    explained = [
+        (name, f"{figure:.3f}", text)
+        for (name, text), figure in zip(explanations.FIGURES.items(), figures, strict=True)
+    ]
+    page.table([dict(zip(("figure", "value", "meaning"), row, strict=True)) for row in (*counts, *explained)])
+    page.heading("The scores")
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     score = torch.cat([batch.pred_score for batch in predictions]).float().numpy()
-    shown = [plots.score_histogram(score, label, THRESHOLD)]
-    page.plots([*shown, plots.roc(score, label, THRESHOLD), plots.precision_recall(score, label)])
-    if isinstance(model.model, IterativeModel):
+    shown = [plots.score_histogram(score, label, threshold)]
+    page.plots([*shown, plots.roc(score, label, threshold), plots.precision_recall(score, label)])
+    iterates = isinstance(model.model, IterativeModel)
+    if iterates:
         add_iterations(page, measure_iterations(model, predictions))
-    for heading, items in telling_images(predictions):
+    page.heading("How to read the pictures")
+    if iterates:
+        page.paragraph("The first column is the result:")
+    page.items(explanations.RESULT)
+    if iterates:
+        page.paragraph(
+            "The other columns, to which one scrolls on a phone, are the initial inpainting and each iteration:"
+        )
+        page.items(explanations.ITERATIONS)
+    for heading, what, items in telling_images(predictions):
         if items:
             page.heading(heading)
+            page.paragraph(what)
         for item in items:
-            picture = picture_of(model, item)
-            if picture is not None:
-                page.picture(picture, "/".join(Path(item.image_path or "").parts[-2:]))
+            page.picture(picture_of(model, item), caption_of(item, threshold))
     if benchmark:
         page.heading("Beside other models")
-        rows = pd.read_csv(benchmark).groupby(["model", "category"], as_index=False).mean(numeric_only=True)
+        page.paragraph("Better is higher, faster is further left.")
+        rows = pd.read_csv(benchmark)
+        if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
+            rows = rows[rows["version"].isin(rows["version"].tail(1))]
+        rows = rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
         names = (rows["model"] + " " + rows["category"]).tolist()
         page.plots([plots.accuracy_against_latency(names, rows["milliseconds"].tolist(), rows["image_auroc"].tolist())])
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Is the exported graph the trained model?"""
+"""Compares an exported graph with its model, and writes the report."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ PACKAGES = ("anomalib-i3ad", "anomalib", "torch", "openvino", "nncf")
 
 
 def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Run model and graph side by side.
+    """Run model and graph on the same images.
 
     Args:
         module: The trained model, on the CPU and in evaluation mode.
@@ -52,7 +52,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         for name in ("pred_score", "anomaly_map"):
             if not np.isfinite(result[name]).all():
                 msg = (
-                    f"the graph's {name} is not finite, so it was not written: "
+                    f"the graph's {name} is not finite, so nothing was written: "
                     "fit the model, which calibrates its thresholds, before exporting it"
                 )
                 raise ValueError(msg)
@@ -68,7 +68,10 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         )
     count = len(images) + 2
     if score > SCORE_TOLERANCE or anomaly_map > MAP_TOLERANCE or labels < count:
-        logger.warning("Graph and model differ: score %.1e, map %.1e, labels %d/%d", score, anomaly_map, labels, count)
+        logger.warning(
+            "The exported graph differs from the model: scores by %.1e, maps by %.1e; %d of %d labels are equal.",
+            score, anomaly_map, labels, count,
+        )  # fmt: skip
     agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
     return {"agreement_with_torch": agreement} | ({"iterations": iterations} if iterations else {})
 

@@ -33,7 +33,7 @@ def training_images(
 
 
 def drawn_images(input_size: tuple[int, int] | None) -> list[torch.Tensor]:
-    """Smooth random images ``(1, 3, H, W)`` in [0, 1], the same every time, for when there are no others.
+    """Smooth random images ``(1, 3, H, W)`` in [0, 1], always the same, where there is no datamodule.
 
     Args:
         input_size: Their height and width in pixels; several sizes if ``None``.
@@ -42,5 +42,5 @@ def drawn_images(input_size: tuple[int, int] | None) -> list[torch.Tensor]:
 
 
 def flat_images(like: torch.Tensor) -> list[torch.Tensor]:
-    """A black and a white image of another's shape: where divisions by zero show."""
+    """A black and a white image of another's shape: these show divisions by zero."""
     return [torch.zeros_like(like), torch.ones_like(like)]

@@ -1,4 +1,4 @@
-"""Details that cost work, computed only for those who ask."""
+"""Puts details that cost time, such as the reconstruction, into a branch that runs on demand."""
 
 import numpy as np
 import openvino as ov
@@ -20,10 +20,10 @@ def _made_by(outputs: list[ov.Output]) -> dict[int, ov.Node]:
 
 
 def on_demand(model: ov.Model) -> ov.Model:
-    """Put what only details need into a branch that is not taken; changes the model in place.
+    """Put what only details need into a branch that usually does not run; changes the model in place.
 
     A branch without a result would not be saved, and a fifth result breaks Model API. So the branch is the body of an
-    If whose condition is a constant, which runtimes fold away, and through which the score passes.
+    If through which the score goes, and whose condition is a constant, so that runtimes remove the If.
     :func:`anomalib_i3ad.deploy.graph.with_details` turns it on.
 
     Args:

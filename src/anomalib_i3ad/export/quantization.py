@@ -1,8 +1,8 @@
 """INT8 of the networks inside an exported graph, those inside its loops included.
 
-NNCF leaves the body of a Loop alone, so every body is quantised as a graph of its own, on the values that
-really enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and
-score stay in float.
+NNCF does not look into a Loop, so the body of every loop is quantised as a graph of its own, on the values that really
+enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and score stay
+in float.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from openvino.op.util import MergedInputDescription
 from anomalib_i3ad.deploy.graph import FP32, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
-#: What gates consist of: computed in float anyway, so that rounding between them costs time and accuracy.
+#: What gates consist of: they are computed in float anyway, so rounding between them costs time and accuracy.
 GATES = ["Elu", "Sigmoid", "Multiply"]
 
 
@@ -72,7 +72,7 @@ def _outside(model: ov.Model) -> list[str]:
 
 
 def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
-    """Let what lies outside read the values from before they were rounded: NNCF rounds them for all who read them."""
+    """Let nodes outside read values before rounding; NNCF rounds them for all that read them."""
     for node in model.get_ordered_ops():
         if node.get_type_name() == "FakeQuantize":
             for taker in node.output(0).get_target_inputs():

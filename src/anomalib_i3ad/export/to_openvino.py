@@ -123,14 +123,14 @@ def export(
         module: Trained model, on the CPU.
         folder: Where ``<model_file_name>.xml``, ``.bin`` and ``.json``, the report, are written.
         model_file_name: Name of the files.
-        input_size: Height and width in pixels the graph takes; any if ``None``.
+        input_size: Height and width in pixels of the images that the graph takes; any if ``None``.
         compression_type: ``None`` for FP32, ``FP16`` for half the file, ``INT8_PTQ`` for speed; ``INT8``
             compresses weights alone.
-        datamodule: Its normal training images calibrate INT8, and are those compared.
+        datamodule: Its normal training images calibrate INT8, and are those on which graph and model are compared.
         onnx_kwargs: Passed to :func:`torch.onnx.export`.
         ov_kwargs: Passed to :func:`openvino.convert_model`.
         image_input: Take ``(N, H, W, 3)`` RGB bytes instead of ``(N, 3, H, W)`` in [0, 1].
-        unroll: Write loops out, for devices that cannot run one; nothing stops early then.
+        unroll: Write loops out, for devices that cannot run one; no image stops early then.
         model_server: Write ``<model_file_name>/1/model.xml``, which OpenVINO Model Server serves as it is.
 
     Returns:

@@ -31,7 +31,7 @@ def image_of(batch: Batch) -> torch.Tensor:
     """Images ``(N, 3, H, W)`` of a batch as a plain tensor.
 
     Raises:
-        ValueError: If one of them lost values when it was read.
+        ValueError: If an image file has values above 255, where anomalib cuts them off.
     """
     for path in getattr(batch, "image_path", None) or ():
         check_depth(path)
@@ -46,7 +46,7 @@ def seeded_by_lightning() -> bool:
 
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without reaching its weights."""
+    """Let gradients flow through a network, but not into its weights."""
     network.requires_grad_(requires_grad=False)
     try:
         yield
@@ -55,20 +55,20 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 class ReconstructionMixin(CheckpointMixin, ExportMixin):
-    """Mixin, ahead of ``AnomalibModule``, for models that score what they cannot reconstruct.
+    """Base of all models, to be named before ``AnomalibModule``: they score what they cannot reconstruct.
 
-    Inference in full precision on one path, validation that always ends a fit (it is what calibrates),
-    a stop of the model's own, and checkpoints that are finite and fit the model.
+    Scores are computed in full precision, in validation, at test and in the exported graph alike. A fit ends by
+    itself, and always with a validation, which calibrates the thresholds.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Training batches after which ``fit`` ends by itself, unless the trainer ends it earlier;
+            ``None`` leaves its end to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
             was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
             generator is left as it was.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
+        pre_processor: As in anomalib; by default a :class:`AntialiasedResize` to ``image_size``.
+        post_processor: As in anomalib; by default a :class:`QuantilePostProcessor`.
         evaluator: As in anomalib.
         visualizer: As in anomalib.
     """
@@ -81,10 +81,10 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         image_size: int | tuple[int, int],
         max_train_steps: int | None,
         seed: int,
-        pre_processor: PreProcessor | bool,
-        post_processor: PostProcessor | bool,
-        evaluator: Evaluator | bool,
-        visualizer: Visualizer | bool,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
         super().__init__(
@@ -96,14 +96,15 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         for name, value in self.hparams.items():
             if OmegaConf.is_config(value):  # from get_model; a checkpoint that holds one is not loaded
                 self.hparams[name] = OmegaConf.to_container(value)
+        height, width = self.input_size or size
         #: Height and width the network sees.
-        self.image_size: tuple[int, int] = self.input_size or size
+        self.image_size = (height, width)
         self.max_train_steps = max_train_steps
         self.seed = seed
 
     @contextmanager
     def drawing_weights(self) -> Iterator[None]:
-        """Draw weights by ``seed``, and leave torch's generator as it was."""
+        """Draw initial weights from ``seed``, and leave torch's generator as it was."""
         if seeded_by_lightning():
             yield
             return
@@ -112,7 +113,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
             yield
 
     def setup(self, stage: str) -> None:
-        """Let a fit draw the order of images by ``seed``."""
+        """Let a fit draw the order of images from ``seed``."""
         super().setup(stage)
         if stage == "fit" and not seeded_by_lightning():
             if self._generator_before is None:
@@ -160,10 +161,10 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         return self.test_step(batch, *args, **kwargs)
 
     def planned_steps(self, optimizer_steps: float = 1) -> float:
-        """Training batches until this fit ends, from its beginning; infinity if nothing limits it.
+        """Number of training batches of this fit; infinity if nothing ends it.
 
         Args:
-            optimizer_steps: Steps of optimisers a batch, which is what the trainer's ``max_steps`` counts.
+            optimizer_steps: Optimiser steps per batch; the trainer's ``max_steps`` counts these.
         """
         trainer, limits = self.trainer, [float("inf")]
         trainer.fit_loop.setup_data()  # by itself Lightning counts batches only after optimisers are configured
@@ -176,14 +177,14 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         return min(limits)
 
     def step_rng(self) -> np.random.Generator:
-        """Source of a training step's randomness, a function of seed, step and process alone.
+        """Random generator of a training step; depends on seed, step and process alone.
 
         So a resumed run draws what an uninterrupted one would have drawn.
         """
         return np.random.default_rng([self.seed, self.train_step, self.global_rank])
 
     def step_optimizers(self, loss: torch.Tensor, *which: int) -> None:
-        """One backward pass, one step of every optimiser, or of those with these indices, and of every schedule."""
+        """One backward pass, then a step of all optimisers, or of those with these indices, and of all schedules."""
         configured = self.optimizers()
         optimizers = configured if isinstance(configured, list) else [configured]
         if which:
@@ -233,12 +234,12 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         if not sum(self.trainer.num_val_batches):
             msg = (
                 "there are no validation images to calibrate thresholds on: "
-                "set the datamodule's val_split_mode to from_train, a val_split_ratio that holds out an image, "
-                "and limit_val_batches above 0"
+                "set the datamodule's val_split_mode to from_train, its val_split_ratio so that it holds out "
+                "at least one image, and the trainer's limit_val_batches above 0"
             )
             raise ValueError(msg)
         if self.max_train_steps is not None:
-            logger.info("Training ends after %d steps (max_train_steps), or earlier.", self.max_train_steps)
+            logger.info("Training ends after at most %d steps (max_train_steps).", self.max_train_steps)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""
@@ -247,12 +248,12 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
             self.trainer.should_stop = True
 
     def on_validation_end(self) -> None:
-        """Remember which weights the calibration belongs to."""
+        """Remember which weights were calibrated."""
         super().on_validation_end()
         self._validated_at = self.trainer.global_step
 
     def on_train_epoch_end(self) -> None:
-        """Calibrate the final weights where the trainer's schedule would not."""
+        """Validate, and so calibrate, the final weights where the trainer's schedule would not."""
         super().on_train_epoch_end()
         trainer = self.trainer
         ends = (

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold, and what becomes of a model's arguments when it loads one."""
+"""What a checkpoint may hold, and which arguments a model takes from it."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -34,9 +34,9 @@ def _describe(names: Iterable[str], mine: Mapping[str, Any], theirs: Mapping[str
 
 
 class CheckpointMixin(Base):
-    """Mixin, ahead of ``AnomalibModule``, for checkpoints that are finite and decide the scores of who loads them."""
+    """Saves finite weights only, and lets a loaded checkpoint decide the arguments that scores depend on."""
 
-    #: Arguments that decide how training goes, and nothing after it.
+    #: Arguments that matter in training alone.
     training_arguments: ClassVar[set[str]] = {"learning_rate", "max_train_steps", "seed"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -52,13 +52,15 @@ class CheckpointMixin(Base):
             raise FloatingPointError(msg)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the arguments of the checkpoint, and say which.
+        """Take the arguments of the checkpoint, and log which.
 
-        What differs from it and from its default was typed. That stands in a fit, if it decides training alone, and in
-        a validation, if it decides scores, which that calibrates anew. After ``load_from_checkpoint`` nothing differs.
+        An argument that differs from the checkpoint and from its default was set by the user. A fit keeps it if it
+        matters in training alone, a validation if scores depend on it, since it calibrates again. After
+        ``load_from_checkpoint`` nothing differs.
 
         Raises:
-            ValueError: If what was typed decides scores and nothing calibrates anew, or the weights do not fit.
+            ValueError: If the user set an argument that scores depend on and nothing calibrates again, or if the
+                weights do not fit.
         """
         processor = self.post_processor
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
@@ -66,16 +68,16 @@ class CheckpointMixin(Base):
         theirs = {**checkpoint.get("hyper_parameters", {}), **checkpoint.get("anomalib_post_processor_config", {})}
         defaults = {**signature(type(self)).parameters, **signature(QuantilePostProcessor).parameters}
         differing = _differing(mine, theirs)
-        typed = differing & _differing(mine, {name: parameter.default for name, parameter in defaults.items()})
+        chosen = differing & _differing(mine, {name: parameter.default for name, parameter in defaults.items()})
         stage = self._trainer.state.fn if self._trainer else None
-        refused = typed - self.training_arguments
+        refused = chosen - self.training_arguments
         if refused and stage != TrainerFn.VALIDATING:
             msg = (
                 f"the checkpoint was trained and calibrated with {_describe(refused, mine, theirs)}: "
-                f"leave {', '.join(sorted(refused))} out, or calibrate anew by Engine.validate"
+                f"do not set {', '.join(sorted(refused))}, or calibrate again with Engine.validate"
             )
             raise ValueError(msg)
-        kept = typed & self.training_arguments if stage == TrainerFn.FITTING else refused
+        kept = chosen & self.training_arguments if stage == TrainerFn.FITTING else refused
         if "image_size" in kept:
             checkpoint.pop("anomalib_pre_processor_config", None)
         super().on_load_checkpoint(checkpoint)
@@ -90,7 +92,7 @@ class CheckpointMixin(Base):
         self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
 
     def _rebuild(self, arguments: dict[str, Any]) -> None:
-        """Become an untrained model of other arguments, in the place of this one and with its components."""
+        """Become an untrained model with other arguments and the same components, in place."""
         trainer = self._trainer
         components = ("pre_processor", "post_processor", "evaluator", "visualizer")
         self.__init__(**arguments, **{name: getattr(self, name) or False for name in components})

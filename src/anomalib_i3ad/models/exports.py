@@ -16,7 +16,7 @@ from .checkpoint import Base
 
 @contextmanager
 def on_cpu(module: LightningModule) -> Iterator[None]:
-    """Let a model be on the CPU, and put it back where it was."""
+    """Move a model to the CPU, and back afterwards."""
     device = module.device
     module.cpu()
     try:
@@ -26,15 +26,15 @@ def on_cpu(module: LightningModule) -> Iterator[None]:
 
 
 class ExportMixin(Base):
-    """Mixin, ahead of ``AnomalibModule``, for graphs with the iteration as a loop, which are checked."""
+    """Exports on the CPU; a graph for OpenVINO holds the iteration as a loop and is compared with the model."""
 
     def to_torch(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to torch; as anomalib's, on the CPU, so that every machine can load it."""
+        """Export to torch as anomalib does, but from the CPU, so that every machine can load it."""
         with on_cpu(self):
             return super().to_torch(*args, **kwargs)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to ONNX; as anomalib's, on the CPU, with the operator set in which loops convert."""
+        """Export to ONNX as anomalib does, but from the CPU and with an operator set in which loops convert."""
         kwargs.setdefault("opset_version", 18)
         with on_cpu(self):
             return super().to_onnx(*args, **kwargs)
@@ -55,14 +55,13 @@ class ExportMixin(Base):
     ) -> Path:
         """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
 
-        Runs on the CPU, and puts the model back. The graph is compared with the model before anything is written.
-        ``INT8_PTQ`` quantises the networks inside loops, too, by normal training images of ``datamodule``; ``metric``,
-        ``task`` and ``max_drop`` are not used.
+        The graph is compared with the model before anything is written. ``INT8_PTQ`` quantises the networks inside
+        loops, too, by normal training images of ``datamodule``.
 
         Args:
-            export_root: Files are written to ``weights/openvino`` below it. ``Engine.export`` and the command put in
-                the folder of the checkpoint's run, so that they lie beside the checkpoint, unless one is named.
-            model_file_name: Their name.
+            export_root: Files are written to ``weights/openvino`` below it. If none is named, ``Engine.export`` and
+                the command take the folder of the checkpoint's run.
+            model_file_name: Name of the files.
             input_size: Height and width in pixels the graph takes; any if ``None``.
             compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
             datamodule: Its training images; by default that of the last run.

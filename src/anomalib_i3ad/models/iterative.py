@@ -1,4 +1,4 @@
-"""What the models that iterate share beside the torch side: the calibration of u, and their schedule."""
+"""What I3AD and FeatureI3AD share: the calibration of u, and the schedule of the learning rate."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ WARM_UP = 0.05
 
 
 class IterativeMixin(ReconstructionMixin):
-    """Mixin, ahead of ``AnomalibModule``, for models whose torch model is an :class:`IterativeModel`."""
+    """Base of the models whose torch model is an :class:`IterativeModel`."""
 
     model: Any  # an IterativeModel
     #: u is this quantile of the first residual on normal validation images.
@@ -25,14 +25,14 @@ class IterativeMixin(ReconstructionMixin):
     def with_cosine(
         self, *optimizers: optim.Optimizer
     ) -> tuple[list[optim.Optimizer], list[optim.lr_scheduler.LRScheduler]]:
-        """Optimisers and their schedules: up in the first steps and down to 0 at the end of the fit.
+        """Optimisers and their schedules: the learning rate rises first and falls to 0 by the end of the fit.
 
         Raises:
             ValueError: If nothing ends the fit.
         """
         steps = self.planned_steps(optimizer_steps=len(optimizers))
         if math.isinf(steps):
-            msg = "the learning rate falls to the end of the fit: set max_train_steps, or the trainer's max_epochs"
+            msg = "the learning rate falls until the end of the fit: set max_train_steps, or the trainer's max_epochs"
             raise ValueError(msg)
 
         def share(step: int) -> float:

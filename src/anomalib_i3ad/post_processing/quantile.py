@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 #: Arguments by which thresholds are calibrated.
 QUANTILES = ("image_quantile", "pixel_quantile")
-#: Scores below this are rounding noise; no threshold is placed under it.
+#: Scores below this are rounding noise; no threshold is placed below it.
 SMALLEST_THRESHOLD = 1e-6
 
 
@@ -34,7 +34,7 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
     Unlike :func:`torch.quantile` it takes more than 16 million values.
 
     Args:
-        values: Tensors of any shape, one or more a batch; may be empty in some processes.
+        values: Tensors of any shape, one or more per batch; may be empty in some processes.
         q: Quantile in [0, 1].
         trainer: Tells whether there are other processes.
 
@@ -51,7 +51,7 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
         raise ValueError(msg)
     result = float(np.quantile(pooled, q))
     if not np.isfinite(result):
-        msg = "scores of the validation images are not finite: training diverged, and nothing is calibrated on it"
+        msg = "scores of the validation images are not finite: training diverged, and thresholds are not calibrated"
         raise FloatingPointError(msg)
     return result
 
@@ -62,13 +62,12 @@ class QuantilePostProcessor(PostProcessor):
     anomalib's own thresholds maximise F1 and degenerate when validation holds only normal images.
     Here image and pixel threshold t are quantiles of the scores of normal images, and a score s
     is normalised to ``s / (s + t)``: 0.5 at the threshold, in [0, 1), and strictly increasing, so that
-    no two scores tie however far they lie beyond anything seen in validation. Where a model gives scores below 0,
-    they are counted from the lowest of normal images, and only what is lower still stays below 0.
-    Models may have no maps.
+    no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
+    s and t are first counted from the lowest of these. Models may have no maps.
 
     Args:
-        image_quantile: Share of normal images that stay under the image threshold.
-        pixel_quantile: Share of their pixels that stay under the pixel threshold.
+        image_quantile: Share of normal images whose scores stay below the image threshold.
+        pixel_quantile: Share of their pixels whose scores stay below the pixel threshold.
         **kwargs: Passed to :class:`anomalib.post_processing.PostProcessor`.
     """
 
@@ -91,14 +90,14 @@ class QuantilePostProcessor(PostProcessor):
         return {**super().checkpoint_config(), "normal_images": self.normal_images}
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
-        """As anomalib's, for arguments that have their defaults; others were typed and stand."""
+        """As anomalib's, but keep arguments that differ from their defaults: the user set them."""
         default = type(self)()
         taken = {k: v for k, v in config.items() if getattr(self, k, None) == getattr(default, k, None)}
         super().load_checkpoint_config(taken)
         self.normal_images = config.get("normal_images")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Warn, before anything is trained, of validation images that no threshold should come from."""
+        """Warn, before training, of validation images that are test images or anomalous."""
         del pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where there is one
         if stage not in {TrainerFn.FITTING, TrainerFn.VALIDATING} or not isinstance(data, AnomalibDataModule):
@@ -162,6 +161,6 @@ class QuantilePostProcessor(PostProcessor):
         del norm_max  # says nothing about anomalous scores
         if preds is None:
             return None
-        lowest = norm_min.nan_to_num()  # of checkpoints from before it was known
+        lowest = norm_min.nan_to_num()  # NaN in checkpoints of older versions
         distance = preds - lowest
         return distance / (distance.abs() + (threshold - lowest))

@@ -1,4 +1,4 @@
-"""A resize whose exported graph sees the same pixels as the engine."""
+"""A resize that gives the same pixels in the engine and in the exported graph."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from torchvision.transforms.v2 import Resize
 def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> torch.Tensor:
     """Triangle-filter weights ``(size_out, size_in)`` of one axis; ``size_in`` may be symbolic.
 
-    Distances are taken between integers, in units of ``1 / (2 * size_out)`` pixels: a runtime that computes in bf16
-    by itself cannot tell pixel 200 from 201.
+    Distances are taken between integers, in units of ``1 / (2 * size_out)`` pixels: a runtime that chooses bf16 by
+    itself cannot tell pixel 200 from 201.
     """
     source = 2 * torch.arange(size_in, device=like.device) + 1
     target = 2 * torch.arange(size_out, device=like.device) + 1

@@ -1,45 +1,57 @@
-"""Film strip: how an iteration came to its result, iteration by iteration."""
+"""Film strip: a result, and how it came about, iteration by iteration."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import Visualizer
 from lightning import Trainer
-from PIL import Image, ImageDraw
-from torch.nn import functional as F
+from PIL import Image
 
 from anomalib_i3ad.components.iteration import IterativeModel, Snapshot
 
-TILE = 160  # pixels
-GAP = 4
-LINE = 16
-HIDDEN = np.array([0.55, 0.55, 0.6])
-OUTLINE = np.array([0.1, 1.0, 0.3])
+from .captions import caption_of
+from .sheet import FOUND, HIDDEN, TRUE, Tile, coloured, draw_sheet, outlined, pixels_of
+
+#: What of the map becomes the score.
+SCORE_FROM = {
+    "mean": "the mean of the map",
+    "l4": "the map, in which the highest values count most",
+    "max": "the highest value of the map",
+    "top_k": "the highest 1 % of the map",
+}
+
+Keys = list[tuple[np.ndarray, str]]
 
 
-def _pixels(image: torch.Tensor, mode: str = "bilinear") -> np.ndarray:
-    """``(1, C, H, W)`` in [0, 1] as a tile ``(TILE, TILE, C)``."""
-    align = {} if mode == "nearest" else {"align_corners": False}
-    tile = F.interpolate(image.detach().float().cpu(), (TILE, TILE), mode=mode, **align)  # type: ignore[arg-type]
-    return tile[0].permute(1, 2, 0).clamp(0, 1).numpy()
+def plain(field: Any) -> torch.Tensor | None:
+    """Mask or map ``(H, W)`` of an item."""
+    return None if field is None else field.as_subclass(torch.Tensor).reshape(field.shape[-2:])
 
 
-def outlined(tile: np.ndarray, mask: torch.Tensor) -> np.ndarray:
-    """Draw the outline of a mask ``(H, W)`` on a tile."""
-    inside = F.interpolate(mask.detach().float().cpu()[None, None], (TILE, TILE))
-    # max-pooling minus the region itself: two pixels around it
-    around = (F.max_pool2d(inside, 5, 1, 2) - inside)[0, 0].numpy() > 0
-    return np.where(around[..., None], OUTLINE, tile)
-
-
-def coloured(residual: torch.Tensor) -> np.ndarray:
-    """Map in [0, 1] ``(1, 1, H, W)`` in colours; the scale is the same for every image."""
-    return mpl.colormaps["inferno"](_pixels(residual)[..., 0])[..., :3]
+def result_tiles(
+    image: torch.Tensor,
+    anomaly_map: torch.Tensor | None,
+    pred_mask: torch.Tensor | None,
+    gt_mask: torch.Tensor | None,
+) -> tuple[list[Tile], Keys]:
+    """Tiles of an image and its result, and what the outlines mean; arguments as :func:`draw_film_strip`."""
+    pixels = pixels_of(image)
+    tiles, marked, keys = [Tile("image", pixels)], pixels, []
+    if pred_mask is not None:
+        marked = outlined(marked, pred_mask, FOUND)
+        keys.append((FOUND, "found: map above 0.5" if pred_mask.any() else "found: nothing above 0.5"))
+    if gt_mask is not None and gt_mask.any():
+        marked = outlined(marked, gt_mask, TRUE)
+        keys.append((TRUE, "true defect"))
+    if keys:
+        tiles.append(Tile("image, outlined", marked))
+    if anomaly_map is not None:
+        tiles.append(Tile("anomaly map", coloured(anomaly_map[None, None])))
+    return tiles, keys
 
 
 def draw_film_strip(
@@ -47,57 +59,47 @@ def draw_film_strip(
     snapshots: Sequence[Snapshot],
     pixel_threshold: float,
     caption: str,
+    anomaly_map: torch.Tensor | None = None,
     pred_mask: torch.Tensor | None = None,
     gt_mask: torch.Tensor | None = None,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
-    """Draw an image, then for each iteration what was hidden, the inpainting, and its residual.
+    """Draw an image and its result, then for each iteration what was hidden, the reconstruction, and the difference.
 
-    Residuals r are shown as r / (r + t) for the pixel threshold t: half the scale is the threshold, for every image.
+    Residuals r are shown as r / (r + t) for the pixel threshold t: half the scale is the threshold, for every image,
+    as in normalised maps.
 
     Args:
         image: ``(1, 3, H, W)`` in [0, 1].
         snapshots: Iterations, the first one the initial inpainting.
         pixel_threshold: Residual from which a pixel is anomalous.
-        caption: One line over the strip.
-        pred_mask: ``(H, W)``, outlined in the image below the input.
-        gt_mask: ``(H, W)``, outlined in the input.
+        caption: One line over the strip; may be empty.
+        anomaly_map: ``(H, W)``, the normalised map from which the score was taken.
+        pred_mask: ``(H, W)``, outlined as found.
+        gt_mask: ``(H, W)``, outlined as the true defect.
+        notes: Lines below the strip.
     """
-    tile = _pixels(image)
-    first = [("input", tile) if gt_mask is None else ("input, true defect outlined", outlined(tile, gt_mask))]
-    if pred_mask is not None:
-        first.append(("found", outlined(tile, pred_mask)))
-    columns = [first]
+    tiles, keys = result_tiles(image, anomaly_map, pred_mask, gt_mask)
+    columns = [("Result", tiles)]
     for number, snapshot in enumerate(snapshots):
-        hole = _pixels(snapshot.hole, "nearest")
+        hole = pixels_of(snapshot.hole, "nearest")
         shown = snapshot.residual / (snapshot.residual + pixel_threshold)
-        columns.append(
-            [
-                (
-                    f"hidden, iteration {number}" if number else "hidden, one part of four",
-                    tile * (1 - hole) + HIDDEN * hole,
-                ),
-                ("inpainted", _pixels(snapshot.inpainting)),
-                ("difference", coloured(shown)),
-            ]
-        )
-    strip = Image.new("RGB", (GAP + len(columns) * (TILE + GAP), LINE + GAP + 3 * (TILE + LINE)), "white")
-    draw = ImageDraw.Draw(strip)
-    draw.text((GAP, 2), caption, fill="black")
-    for column, tiles in enumerate(columns):
-        left = GAP + column * (TILE + GAP)
-        for row, (title, pixels) in enumerate(tiles):
-            top = LINE + GAP + row * (TILE + LINE)
-            draw.text((left, top), title, fill=(90, 90, 90))
-            strip.paste(Image.fromarray(np.round(255 * pixels).astype(np.uint8)), (left, top + LINE))
-    return strip
+        iteration = [
+            Tile("hidden" if number else "hidden, one part of four", tiles[0].pixels * (1 - hole) + HIDDEN * hole),
+            Tile("reconstruction", pixels_of(snapshot.inpainting)),
+            Tile("difference", coloured(shown)),
+        ]
+        columns.append((f"Iteration {number}" if number else "Initial inpainting", iteration))
+    return draw_sheet(caption, columns, [*keys, (HIDDEN, "hidden from the model")], notes)
 
 
-def film_strip_of(model: Any, item: Any) -> Image.Image:
+def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
     """Film strip of a scored image.
 
     Args:
         model: Lightning model whose torch model is an :class:`IterativeModel`.
         item: Image at the model's input size, with its result.
+        caption: One line over the strip; may be empty.
 
     Raises:
         TypeError: If the model does not iterate.
@@ -108,11 +110,17 @@ def film_strip_of(model: Any, item: Any) -> Image.Image:
     image = item.image.as_subclass(torch.Tensor)[None].float()
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         snapshots = model.model.record(image)
-    verdict = "anomalous" if item.pred_label else "normal"
-    caption = f"{Path(item.image_path or '').name}: {verdict}, score {float(item.pred_score):.3f} (threshold 0.5)"
-    true = None if item.gt_mask is None or not item.gt_mask.any() else item.gt_mask.as_subclass(torch.Tensor)
-    found = item.pred_mask.as_subclass(torch.Tensor).reshape(item.pred_mask.shape[-2:])
-    return draw_film_strip(image, snapshots, float(model.post_processor.pixel_threshold), caption, found, true)
+    network = model.model
+    count = 1 + network.max_iterations
+    made = {"last": "the last difference", "mean": f"the mean of {count} differences, 0 where nothing was left to hide"}
+    return draw_film_strip(
+        image, snapshots, float(model.post_processor.pixel_threshold), caption,
+        plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask),
+        [
+            f"anomaly map: {made[network.anomaly_map]}",
+            f"score: from {SCORE_FROM[network.image_score.reduction]}",
+        ],
+    )  # fmt: skip
 
 
 class FilmStripVisualizer(Visualizer):
@@ -142,7 +150,8 @@ class FilmStripVisualizer(Visualizer):
                 dataset_name=getattr(datamodule, "name", None),
                 category=getattr(datamodule, "category", None),
             )
-            film_strip_of(pl_module, item).save(Path(name).with_suffix(".png"))
+            caption = caption_of(item, float(pl_module.post_processor.normalized_image_threshold))
+            film_strip_of(pl_module, item, caption).save(Path(name).with_suffix(".png"))
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""

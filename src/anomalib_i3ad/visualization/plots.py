@@ -20,7 +20,7 @@ def _axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
     """Scores ``(N,)`` of normal and anomalous images, and the threshold between them."""
-    figure, axes = _axes("Scores", "image score", "images")
+    figure, axes = _axes("Scores of the test images", "score of an image", "images")
     edges = np.linspace(min(score.min(), threshold), max(score.max(), threshold), 31)
     for kind, (name, colour) in enumerate(KINDS):
         axes.hist(score[label == kind], edges.tolist(), alpha=0.6, label=name, color=colour)
@@ -30,14 +30,16 @@ def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> F
 
 
 def roc(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
-    """Share of anomalous images found against share of false alarms; the threshold as a point."""
+    """Share of anomalous images found against share of false alarms, for every threshold; the one in use as a point."""
     false, true, _ = roc_curve(label, score)
     figure, axes = _axes(
-        f"ROC, area {auc(false, true):.3f}", "false alarms, share of normal images", "anomalous images found"
+        f"ROC, area under it (AUROC) {auc(false, true):.3f}",
+        "false alarms among normal images",
+        "found among anomalous images",
     )
     axes.plot(false, true, color=KINDS[1][1])
-    flagged = score > threshold
-    axes.plot(flagged[label == 0].mean(), flagged[label == 1].mean(), "ko", label="at the threshold")
+    found = score > threshold
+    axes.plot(found[label == 0].mean(), found[label == 1].mean(), "ko", label="at the threshold")
     axes.legend(loc="lower right")
     return figure
 
@@ -45,7 +47,11 @@ def roc(score: np.ndarray, label: np.ndarray, threshold: float) -> Figure:
 def precision_recall(score: np.ndarray, label: np.ndarray) -> Figure:
     """Precision against recall."""
     precision, recall, _ = precision_recall_curve(label, score)
-    figure, axes = _axes("Precision and recall", "anomalous images found", "anomalous among the alarms")
+    figure, axes = _axes(
+        "Precision and recall",
+        "recall: found among anomalous images",
+        "precision: correct among found",
+    )
     axes.plot(recall, precision, color=KINDS[1][1])
     axes.set_ylim(0, 1.02)
     return figure
@@ -53,7 +59,7 @@ def precision_recall(score: np.ndarray, label: np.ndarray) -> Figure:
 
 def by_iterations(curves: Mapping[str, Sequence[float]]) -> Figure:
     """Figures, such as AUROC, after 0, 1, 2, ... iterations."""
-    figure, axes = _axes("What each iteration buys", "iterations after the initial inpainting", "AUROC")
+    figure, axes = _axes("Accuracy after each iteration", "iterations after the initial inpainting", "AUROC")
     for name, values in curves.items():
         axes.plot(values, marker="o", label=name)
     axes.set_xticks(range(max(map(len, curves.values()))))
@@ -75,7 +81,7 @@ def iterations_used(iterations: np.ndarray, label: np.ndarray) -> Figure:
 
 def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float], auroc: Sequence[float]) -> Figure:
     """One point a model: better is higher, faster is further left."""
-    figure, axes = _axes("Accuracy and latency", "milliseconds an image, OpenVINO", "image AUROC")
+    figure, axes = _axes("Accuracy and latency", "milliseconds an image in OpenVINO", "image AUROC")
     axes.set_xscale("log")
     for name, x, y in zip(names, milliseconds, auroc, strict=True):
         axes.plot(x, y, "o")

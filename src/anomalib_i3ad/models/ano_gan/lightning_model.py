@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
@@ -30,13 +26,13 @@ logger = logging.getLogger(__name__)
 class AnoGan(ReconstructionMixin, AnomalibModule):
     """Detects anomalies as what a GAN of normal patches cannot draw.
 
-    Training draws random patches. The GAN comes first; where inference needs an encoder, it is trained in the
-    last part of the same fit, with generator and discriminator fixed.
+    Training cuts random patches from the images. The GAN is trained first, and the encoder, where inference needs
+    one, in the last part of the same fit, with generator and discriminator fixed.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
-        patch_size: Side in pixels of what the GAN draws, a power of 2.
-        stride: Distance in pixels of the overlapping patches an image is scored by.
+        patch_size: Side in pixels of the patches that the GAN draws, a power of 2.
+        stride: Distance in pixels between the overlapping patches by which an image is scored.
         width: Channels of the networks' outermost layers.
         latent_dim: Length of the latent vector.
         inference: Find the latent vector by gradient ``search`` (AnoGAN), by an ``encoder`` (f-AnoGAN), or by a
@@ -44,24 +40,20 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         search_steps: Steps of the search.
         search_learning_rate: Learning rate of the search's Adam.
         discrimination_weight: Weight lambda of the discrimination term in search and score.
-        discrimination: The score's term: distance of the discriminator's inner ``features``, or its ``logit``
-            on the drawing, the paper's reference score.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the patches' scores, or mean
-            of their highest per cent (``top_k``).
+        discrimination: Discrimination term of the score: distance of the discriminator's inner ``features``, or its
+            ``logit`` for the drawing (the paper's reference score).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the patches' scores, or mean of the highest 1 %
+            (``top_k``).
         encoder_share: Share of the training steps that train the encoder.
         feature_weight: Weight kappa of the features in the encoder's loss.
         learning_rate: Learning rate of the three Adam optimisers.
-        betas: Their betas.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        betas: Betas of these optimisers.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, patches and latent vectors, and of the search's start.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = ReconstructionMixin.training_arguments | {"betas", "encoder_share", "feature_weight"}
@@ -85,12 +77,9 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         betas: tuple[float, float] = (0.5, 0.999),
         max_train_steps: int | None = 20_000,
         seed: int = 0,
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         if not 0 < encoder_share < 1:
             msg = f"encoder_share {encoder_share} must lie between 0 and 1"
             raise ValueError(msg)
@@ -118,7 +107,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """A search for every validation image after every epoch would outlast the training: once, at the end."""
+        """A model that searches validates once, at the end: to search after every epoch would outlast training."""
         once = {"check_val_every_n_epoch": 1_000_000} if self.model.searches else {}
         return super().trainer_arguments | once
 
@@ -136,7 +125,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         """Divide the steps of this fit between GAN and encoder.
 
         Raises:
-            ValueError: If nothing says how many steps there are.
+            ValueError: If nothing ends the fit.
         """
         super().on_train_start()
         if self.model.encoder is None:
@@ -149,18 +138,18 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         self.gan_steps = int(gan_share * steps)
 
     def on_train_end(self) -> None:
-        """Say so when a fit was cut short before its last part."""
+        """Warn if the fit ended before the encoder was trained."""
         super().on_train_end()
         if self.model.encoder is not None and self.train_step <= self.gan_steps:
             logger.warning(
-                "Training ended at step %d, before the encoder's share, which begins at %.0f: its scores mean nothing. "
-                "Train on, or use inference='search'.",
+                "Training ended at step %d, before the encoder's share, which begins at %.0f: scores mean nothing. "
+                "Train longer, or use inference='search'.",
                 self.train_step,
                 self.gan_steps,
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out an encoder that inference by ``search`` does without."""
+        """Leave out the checkpoint's encoder if inference is by ``search``, which needs none."""
         if self.model.encoder is None:
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {k: v for k, v in state.items() if not k.startswith("model.encoder.")}
@@ -178,7 +167,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
             self.train_encoder(patch)
 
     def train_gan(self, patch: torch.Tensor, z: torch.Tensor) -> None:
-        """One step of generator and discriminator, both judged before either moves."""
+        """One step of generator and discriminator, both losses taken before either is updated."""
         generator, discriminator = self.model.generator.train(), self.model.discriminator.train()
         drawn = generator(z)
         with frozen(discriminator):

@@ -62,14 +62,14 @@ class Generator(LinearisableSequential):
 
 
 class Critic(nn.Module):
-    """Patches to numbers: 5x5 convolutions of stride 2 down to 4x4, BN but in the first, LeakyReLU 0.2.
+    """Patches to numbers: 5x5 convolutions of stride 2 down to 4x4, BN in all but the first, LeakyReLU 0.2.
 
     With one output it is the discriminator; with ``latent_dim`` outputs, the encoder before its tanh.
 
     Args:
         size: Side of a patch in pixels, a power of 2.
         width: Channels of the first layer, doubled by each of the others.
-        outputs: Numbers a patch.
+        outputs: Numbers per patch.
     """
 
     def __init__(self, size: int, width: int, outputs: int) -> None:

@@ -22,41 +22,24 @@ EPSILON = 1e-7
 
 
 class AnoGanModel(ImageModel):
-    """Find the latent vector whose drawing comes nearest to a patch, and score what differs.
+    """Finds the latent vector whose drawing comes nearest to a patch, and scores what differs.
 
-    Args:
-        patch_size: Side of a patch in pixels, a power of 2.
-        stride: Distance of the patches in pixels.
-        width: Channels of the networks' outermost layers.
-        latent_dim: Length of the latent vector.
-        inference: Find it by gradient ``search`` (AnoGAN), by an ``encoder`` (f-AnoGAN), or by a search that
-            starts where the encoder points.
-        search_steps: Steps gamma of the search.
-        search_learning_rate: Learning rate of its Adam.
-        discrimination_weight: lambda, weight of the discrimination term, in [0, 1].
-        discrimination: The term of the score: distance of inner ``features``, or the ``logit`` of the
-            drawing (the paper's reference score).
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the patches' scores, or mean
-            of their highest per cent (``top_k``).
-        seed: Seed of the vector at which a search without encoder starts.
-
-    Raises:
-        ValueError: If an argument is none of these.
+    Arguments as of :class:`~anomalib_i3ad.models.AnoGan`.
     """
 
     def __init__(
         self,
-        patch_size: int = 64,
-        stride: int = 32,
-        width: int = 64,
-        latent_dim: int = 100,
-        inference: Inference = "encoder",
-        search_steps: int = 500,
-        search_learning_rate: float = 0.05,
-        discrimination_weight: float = 0.1,
-        discrimination: Discrimination = "features",
-        image_score: Reduction = "mean",
-        seed: int = 0,
+        patch_size: int,
+        stride: int,
+        width: int,
+        latent_dim: int,
+        inference: Inference,
+        search_steps: int,
+        search_learning_rate: float,
+        discrimination_weight: float,
+        discrimination: Discrimination,
+        image_score: Reduction,
+        seed: int,
     ) -> None:
         super().__init__()
         check_choice("inference", inference, get_args(Inference))
@@ -80,6 +63,7 @@ class AnoGanModel(ImageModel):
         #: Show a progress bar while searching.
         self.progress = False
         generator = torch.Generator().manual_seed(seed)
+        #: Latent vector at which a search without encoder starts.
         self.start: torch.Tensor
         self.register_buffer("start", 2 * torch.rand(latent_dim, generator=generator) - 1)
 
@@ -109,7 +93,7 @@ class AnoGanModel(ImageModel):
         return to_latent((1 - weight) * torch.sign(drawn - patch) + weight * by_features)
 
     def search(self, patch: torch.Tensor, features: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-        """Descend from ``start`` by Adam, whose state every patch has its own.
+        """Descend from ``start`` by Adam, with a state of its own for every patch.
 
         Shapes as in :meth:`gradient`.
         """

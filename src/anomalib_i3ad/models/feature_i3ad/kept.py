@@ -42,7 +42,7 @@ class KeptFeatures:
 
         Args:
             paths: Images, by their paths.
-            compute: Maps the positions of those that are not known yet to their features.
+            compute: Computes the features of the images at these positions in ``paths``, for those not kept yet.
         """
         new = [position for position, path in enumerate(paths) if path not in self._rows]
         if new:

@@ -1,4 +1,4 @@
-"""FeatureI3AD: I3AD's iteration asked of features instead of pixels.
+"""FeatureI3AD: I3AD's iteration over features instead of pixels.
 
 A method of this project, after Nakanishi, Suzuki and Matsuo, Iterative Image Inpainting with Structural Similarity
 Mask for Anomaly Detection, 2020. Where each choice comes from is in the model card beside this file.
@@ -10,11 +10,7 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import optim
 from torch.nn import functional as F
@@ -26,16 +22,16 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .kept import KeptFeatures
 from .loss import inpainting_loss, likelihood_loss
-from .torch_model import BACKBONE, LAYERS, FeatureI3ADModel, widened
+from .torch_model import FeatureI3ADModel, widened
 
 ADAM_BETAS = (0.9, 0.99)
 #: Share of training holes that are grid holes, the rest are free-form.
 GRID_PROBABILITY = 0.5
 #: Weight of the expected residual's likelihood in the loss.
 LIKELIHOOD_WEIGHT = 0.1
-#: Images of a batch by which the decoder learns: more of them cost more than the inpainter.
+#: Images of a batch that train the decoder; with more it would cost more than the inpainter.
 DECODED = 4
-#: A feature that hardly varies is divided by this share of the mean deviation: else runtimes disagree on its rounding.
+#: Least deviation that a feature is divided by, as a share of the mean one: less would let runtimes differ by rounding.
 LEAST_STD = 1e-2
 
 
@@ -43,35 +39,30 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     """Detects anomalies by inpainting, again and again, the features that do not look normal.
 
     A frozen network that was trained on ImageNet sees the image once. A small network learns to inpaint the features
-    of hidden cells of normal images, and how wrong it usually is there. At test, cells that differ from their
-    inpainting by more than usual are hidden and inpainted again from what is left.
+    of hidden cells of normal images, and to predict its own error. At test, cells that differ from their inpainting by
+    more than usual are hidden and inpainted again from the cells that are left.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of 8 times
             ``initial_grid``.
         backbone: Name of a timm model; it is frozen.
         layers: Its layers whose features are inpainted.
-        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features`` or timm's hub.
-        width: Channels of the inpainter's first layer; its speed and size follow it.
-        noise: Standard deviation of the noise on visible features in training, in units of theirs.
+        backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features``, or timm's hub.
+        width: Channels of the inpainter's first layer, which decide its speed and size.
+        noise: Standard deviation of the noise on visible features in training, in units of their own.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, training holes and noise.
 
-        initial_grid: Cells of the initial inpainting along each side, even and dividing the features' grid.
-        mask_quantile: Cells are hidden from u on, this quantile of the first residual on normal validation images.
+        initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.
+        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals.
         max_iterations: Most iterations after the initial inpainting.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = IterativeMixin.training_arguments | {"backbone_weights", "noise"}
@@ -79,8 +70,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     def __init__(
         self,
         image_size: int | tuple[int, int] = 256,
-        backbone: str = BACKBONE,
-        layers: Sequence[str] = LAYERS,
+        backbone: str = "tf_efficientnet_lite0",
+        layers: Sequence[str] = ("blocks.2", "blocks.4"),
         backbone_weights: str | None = None,
         width: int = 32,
         noise: float = 0.5,
@@ -91,12 +82,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         mask_quantile: float = 0.995,
         max_iterations: int = 2,
         image_score: Reduction = "top_k",
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: FeatureI3ADModel = FeatureI3ADModel(
                 self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
@@ -122,7 +110,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return optimizers, [{"scheduler": schedule, "interval": "step"} for schedule in schedules]
 
     def on_fit_start(self) -> None:
-        """Load the backbone's weights, if no checkpoint brought them."""
+        """Load the backbone's weights, unless they came with a checkpoint."""
         super().on_fit_start()
         self.model.features.load_pretrained()
 
@@ -163,7 +151,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return gathered.reshape(-1, *total.shape).sum(dim=0)
 
     def on_train_end(self) -> None:
-        """Forget the features."""
+        """Free the kept features."""
         super().on_train_end()
         self._kept = None
 
@@ -204,7 +192,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Within a fit, note what residual is usual, from the training images; then calibrate u."""
+        """Within a fit, measure the usual residual on the training images; then calibrate u."""
         if self.trainer.state.fn is TrainerFn.FITTING:
             model = self.model
 

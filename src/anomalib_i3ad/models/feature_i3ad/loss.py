@@ -17,7 +17,7 @@ def inpainting_loss(residual: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
 def likelihood_loss(residual: torch.Tensor, expected: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
     """Negative log likelihood ``r / e + log e`` of residuals that are exponentially distributed around ``expected``.
 
-    Least where e is the mean of r. It moves what is expected, and not the residual.
+    Least where e is the mean of r. Its gradient reaches what is expected, and not the residual.
 
     Args:
         residual: r, ``(N, L, h, w)``, not negative.

@@ -17,7 +17,7 @@ def _convolution(in_channels: int, out_channels: int, stride: int = 1, dilation:
 
 
 class Inpainter(nn.Module):
-    """Small U-shaped network that predicts hidden cells, and how wrong it will be there.
+    """Small U-shaped network that predicts the features of hidden cells, and the size of its own error.
 
     Args:
         channels: Features of a cell.
@@ -43,7 +43,7 @@ class Inpainter(nn.Module):
 
         Args:
             features: ``(N, channels, h, w)``, standardised.
-            hole: ``(N, 1, h, w)`` in [0, 1]; what lies between is seen partly.
+            hole: ``(N, 1, h, w)`` in [0, 1]; values between hide partly.
 
         Returns:
             Features ``(N, channels, h, w)`` and the expected size of residuals ``(N, residuals, h, w)``, positive.

@@ -13,17 +13,16 @@ from anomalib_i3ad.components.scores import Reduction
 
 from .networks import Decoder, Inpainter
 
-BACKBONE, LAYERS = "tf_efficientnet_lite0", ("blocks.2", "blocks.4")
-#: Side of a cell in pixels: what lies finer is averaged, what lies coarser interpolated.
+#: Side of a cell in pixels; finer feature maps are averaged, coarser ones interpolated.
 CELL = 8
 #: Side in cells of the neighbourhood over which features are averaged (PatchCore, Roth et al., CVPR 2022, section 3.1).
 NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
-#: Images that the mean over all cells counts for, beside those by which the usual residual of a cell is known.
+#: In the usual residual of a cell, the mean over all cells counts as much as so many images.
 PRIOR = 10
-#: Spread of a cell's residual over the map, in cells.
+#: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
 
@@ -46,30 +45,19 @@ class FeatureI3ADModel(IterativeModel):
     The scene is ``(N, C + L, h, w)``: C features, and after them the expected residual of each of L layers, 0 where
     nothing is hidden.
 
-    Args:
-        image_size: Height and width of images in pixels.
-        backbone: Name of a timm model.
-        layers: Names of its layers.
-        backbone_weights: File of its weights; ``None`` takes an installed package or timm's hub.
-        width: Channels of the inpainter's first layer.
-        initial_grid: Cells of the grid along each side.
-        max_iterations: Most iterations after the initial inpainting.
-        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
-
-    Raises:
-        ValueError: If an argument is none of these.
+    Arguments as of :class:`~anomalib_i3ad.models.FeatureI3AD`.
     """
 
     def __init__(
         self,
-        image_size: tuple[int, int] = (256, 256),
-        backbone: str = BACKBONE,
-        layers: Sequence[str] = LAYERS,
-        backbone_weights: str | None = None,
-        width: int = 32,
-        initial_grid: int = 4,
-        max_iterations: int = 2,
-        image_score: Reduction = "top_k",
+        image_size: tuple[int, int],
+        backbone: str,
+        layers: Sequence[str],
+        backbone_weights: str | None,
+        width: int,
+        initial_grid: int,
+        max_iterations: int,
+        image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, "mean", image_score)
         self.features = FrozenFeatures(backbone, layers, backbone_weights)
@@ -141,7 +129,7 @@ class FeatureI3ADModel(IterativeModel):
         return scene[:, : self.inpainter.channels]
 
     def directions(self, features: torch.Tensor) -> State:
-        """What standardised features ``(N, C, h, w)`` were before, in unit length: ``(N, C_l, h, w)`` a layer."""
+        """Features ``(N, C, h, w)`` before they were standardised, in unit length; ``(N, C_l, h, w)`` by layer."""
         layers = (features * self.std + self.mean).split(self.features.channels, dim=1)
         return tuple(F.normalize(values, dim=1) for values in layers)
 
@@ -153,7 +141,8 @@ class FeatureI3ADModel(IterativeModel):
     def weighted(self, features: torch.Tensor) -> torch.Tensor:
         """Features ``(N, C, h, w)``, scaled so that the sum of their squared errors is usually 1 / 2.
 
-        Every layer has the same share in it. The other half is the cosine's: e is usually what is usual there, too.
+        Every layer has the same share. The cosine adds the other half: it is divided by its usual and its expected
+        value, which are usually equal.
         """
         return features * (self.share / self.usual_square).sqrt()
 
@@ -161,7 +150,7 @@ class FeatureI3ADModel(IterativeModel):
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
 
         Returns:
-            ``(N, L, h, w)`` in [0, 2], a channel a layer.
+            ``(N, L, h, w)`` in [0, 2], one channel for each layer.
         """
         # of unit vectors: 1 - a b = |a - b|^2 / 2, which is exactly 0 where they are equal
         pairs = zip(directions, self.directions(drawn), strict=True)
@@ -177,7 +166,7 @@ class FeatureI3ADModel(IterativeModel):
         return residual, residual
 
     def set_usual(self, cosine: torch.Tensor, square: torch.Tensor, count: int) -> None:
-        """Note what is usual, from the mean of ``count`` images; few images are led by the mean over all cells.
+        """Set the usual residual; the fewer the images, the more the mean over all cells counts.
 
         Args:
             cosine: ``(L, h, w)``.

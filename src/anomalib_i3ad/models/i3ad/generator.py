@@ -99,7 +99,7 @@ class Generator(nn.Module):
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].
-            hole: ``(N, 1, H, W)`` in [0, 1]; what lies between is seen partly.
+            hole: ``(N, 1, H, W)`` in [0, 1]; values between hide partly.
 
         Returns:
             The image drawn by each stage, last one best, ``(N, 3, H, W)``, nominally in [0, 1].

@@ -6,14 +6,11 @@ is in the model card beside this file.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.iteration import MapOf
@@ -34,37 +31,32 @@ ADAM_BETAS = (0.5, 0.999)
 class I3AD(IterativeMixin, AnomalibModule):
     """Detects anomalies by inpainting, again and again, what does not look normal.
 
-    A gated-convolution network, with ``adversarial_weight`` a GAN, learns to inpaint normal images. At
-    test the image is inpainted piece by piece, hidden where it differs from its inpainting, and inpainted
-    again until only the defect is left.
+    A network of gated convolutions learns to inpaint holes in normal images. At test every part of the image is
+    inpainted once. Then, in each iteration, what differs from its inpainting is hidden and inpainted again, until only
+    the defect is hidden.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
-        width: Channels of the generator's first layer, even; speed and size follow it.
+        width: Channels of the generator's first layer, even; they decide its speed and size.
         stages: 1, or 2 to refine the inpainting with contextual attention.
-        adversarial_weight: Weight of the adversarial term beside L1, 1 in the sources; 0 trains no discriminator.
+        adversarial_weight: Weight of the GAN's loss beside L1, 1 in the sources; 0 trains no discriminator.
         grid_probability: Share of training holes that are grid holes, the rest are free-form.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and training holes.
 
-        initial_grid: Cells along each side of the initial inpainting, even and dividing the image.
+        initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the image's sides.
         mask_residual: What decides which pixels are hidden again: ``ssim`` or ``l2``.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        mask_quantile: Pixels are hidden from u on, this quantile of the first residual on normal validation images.
+        mask_quantile: Pixels are hidden if their residual reaches this quantile of normal images' initial residuals.
         max_iterations: Most iterations after the initial inpainting.
         anomaly_map: The ``last`` residual, or the ``mean`` over iterations; an image that stops early keeps its last.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = IterativeMixin.training_arguments | {"adversarial_weight", "grid_probability"}
@@ -86,12 +78,9 @@ class I3AD(IterativeMixin, AnomalibModule):
         max_iterations: int = 4,
         anomaly_map: MapOf = "mean",
         image_score: Reduction = "mean",
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         self.automatic_optimization = False
         with self.drawing_weights():
             self.model: I3ADModel = I3ADModel(
@@ -117,7 +106,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         return training_holes(n, h, w, self.step_rng(), self.model.grid_holes(h, w), self.grid_probability).to(image)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step of generator and discriminator, both judged before either moves."""
+        """One step of generator and discriminator, both losses taken before either is updated."""
         del batch_idx
         image = image_of(batch)
         loss, shown = self.losses(image, self.draw_holes(image))
@@ -125,7 +114,7 @@ class I3AD(IterativeMixin, AnomalibModule):
         self.step_optimizers(loss)
 
     def losses(self, image: torch.Tensor, hole: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What a step minimises, and the terms it consists of.
+        """Loss of a training step, and its terms by name.
 
         Args:
             image: ``(N, 3, H, W)`` in [0, 1].

@@ -15,32 +15,18 @@ from .generator import Generator
 
 
 class I3ADModel(IterativeModel):
-    """Inpaints the image itself.
-
-    Args:
-        width: Channels of the generator's first layer.
-        stages: 1, or 2 with contextual attention.
-        initial_grid: Cells along each side of the initial inpainting.
-        mask_residual: Residual that decides what is hidden next: ``ssim`` or ``l2``.
-        score_residual: Residual that becomes the anomaly map.
-        max_iterations: Most iterations after the initial inpainting.
-        anomaly_map: ``last`` residual, or ``mean`` over all iterations.
-        image_score: ``mean``, ``l4`` or ``max`` of the map, or mean of its ``top_k`` per cent.
-
-    Raises:
-        ValueError: If an argument is none of these.
-    """
+    """Inpaints the image itself; arguments as of :class:`~anomalib_i3ad.models.I3AD`."""
 
     def __init__(
         self,
-        width: int = 12,
-        stages: int = 1,
-        initial_grid: int = 4,
-        mask_residual: str = "ssim",
-        score_residual: str = "ssim",
-        max_iterations: int = 4,
-        anomaly_map: MapOf = "mean",
-        image_score: Reduction = "mean",
+        width: int,
+        stages: int,
+        initial_grid: int,
+        mask_residual: str,
+        score_residual: str,
+        max_iterations: int,
+        anomaly_map: MapOf,
+        image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, anomaly_map, image_score)
         self.generator = Generator(width, stages)

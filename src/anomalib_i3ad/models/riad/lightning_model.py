@@ -8,11 +8,7 @@ from typing import Any
 
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.masks import random_cell_sets
@@ -21,7 +17,7 @@ from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 from .loss import RiadLoss
 from .torch_model import RiadModel
 
-DECAY_AT = 250 / 300  # of the training, to a tenth
+DECAY_AT = 250 / 300  # share of training after which the learning rate falls to a tenth
 
 
 class Riad(ReconstructionMixin, AnomalibModule):
@@ -30,20 +26,16 @@ class Riad(ReconstructionMixin, AnomalibModule):
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of
             32 and of every cell size.
-        width: Channels of the U-Net's first level; speed and size follow it.
-        cell_sizes: Sides of the hidden cells in pixels; training draws one a batch, test uses all.
+        width: Channels of the U-Net's first level, which decide its speed and size.
+        cell_sizes: Sides of the hidden cells in pixels; training draws one for each batch, test uses all.
         parts: Number of disjoint sets the cells are divided into; each is hidden once.
         learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and the cell sets, in training and at test.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     def __init__(
@@ -55,12 +47,9 @@ class Riad(ReconstructionMixin, AnomalibModule):
         learning_rate: float = 1e-4,
         max_train_steps: int | None = 15_000,
         seed: int = 0,
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
         self.loss = RiadLoss()
@@ -68,7 +57,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         self.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:
-        """Adam with one decay."""
+        """Adam, whose learning rate falls once."""
         optimizer = optim.Adam(self.model.parameters(), self.learning_rate)
         steps = self.planned_steps()
         if steps == float("inf"):

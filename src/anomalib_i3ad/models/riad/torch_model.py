@@ -20,26 +20,13 @@ SMOOTHING = 21
 
 
 class RiadModel(ImageModel):
-    """Inpaint an image in parts, at several sizes of parts, and compare gradients.
+    """Inpaints an image part by part, with cells of several sizes, and compares gradients.
 
-    Args:
-        image_size: Height and width in pixels.
-        width: Channels of the U-Net's first level.
-        cell_sizes: Sides K of the hidden cells in pixels.
-        parts: Number n of disjoint sets the cells are divided into.
-        seed: Seed of the sets used at test; they are drawn here once and kept in the checkpoint.
-
-    Raises:
-        ValueError: If an argument does not fit.
+    Arguments as of :class:`~anomalib_i3ad.models.Riad`.
     """
 
     def __init__(
-        self,
-        image_size: tuple[int, int] = (256, 256),
-        width: int = 64,
-        cell_sizes: Sequence[int] = (2, 4, 8, 16),
-        parts: int = 3,
-        seed: int = 0,
+        self, image_size: tuple[int, int], width: int, cell_sizes: Sequence[int], parts: int, seed: int
     ) -> None:
         super().__init__()
         if parts < 2 or not cell_sizes or min(cell_sizes) < 1:
@@ -52,6 +39,7 @@ class RiadModel(ImageModel):
         self.parts = parts
         check_sides(*image_size, self.unet.size_divisor, "U-Net")
         rng = np.random.default_rng(seed)
+        #: Sets that are hidden at test, for each cell size; drawn once and kept in the checkpoint.
         self.cell_sets: torch.Tensor
         self.register_buffer(
             "cell_sets", torch.stack([random_cell_sets(cell, parts, *image_size, rng) for cell in self.cell_sizes])

@@ -1,4 +1,4 @@
-"""SSIM-AE: an autoencoder trained and read with structural similarity, and its L2 twin."""
+"""SSIM-AE: an autoencoder whose loss and residual are structural similarity, or L2."""
 
 from .lightning_model import SsimAe
 

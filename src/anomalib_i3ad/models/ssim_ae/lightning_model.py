@@ -1,17 +1,15 @@
-"""SSIM-AE and its L2 twin.
+"""SSIM-AE, and the same autoencoder with an L2 loss.
 
 Bergmann, Löwe, Fauser, Sattlegger and Steger, Improving Unsupervised Defect Segmentation by Applying
 Structural Similarity to Autoencoders, VISAPP 2019, https://arxiv.org/abs/1807.02011. Which source each
 default comes from is in the model card beside this file.
 """
 
+from typing import Any
+
 import torch
 from anomalib.data import Batch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
-from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
 from torch import optim
 
 from anomalib_i3ad.components.patches import random_patches
@@ -31,25 +29,20 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         mode: ``objects`` reads an image as a whole; ``textures`` trains on random patches and averages
             the maps of overlapping windows.
         patch_size: Side of patches and windows in pixels, 128 or 256; mode ``textures``.
-        stride: Distance of the windows in pixels; mode ``textures``.
+        stride: Distance in pixels between windows; mode ``textures``.
         latent_dim: Length of the latent vector.
         grayscale: Work on luminance instead of three colours.
-        loss: ``ssim``, or ``l2`` for the twin.
+        loss: ``ssim``, or ``l2`` as in the paper's baseline.
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
+        image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
         learning_rate: Learning rate of Adam.
         weight_decay: Weight decay of Adam.
-        max_train_steps: Training batches after which ``fit`` ends by itself; the trainer's own
-            limits may end it earlier. ``None`` leaves it to the trainer.
+        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and training patches.
-        pre_processor: As in anomalib.
-        post_processor: As in anomalib.
-        evaluator: As in anomalib.
-        visualizer: As in anomalib.
+        **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
     Raises:
-        ValueError: If an argument is none of the above or does not fit ``image_size``.
+        ValueError: If an argument is out of range or does not fit ``image_size``.
     """
 
     training_arguments = ReconstructionMixin.training_arguments | {"loss", "weight_decay"}
@@ -69,12 +62,9 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         weight_decay: float = 1e-5,
         max_train_steps: int | None = 10_000,
         seed: int = 0,
-        pre_processor: PreProcessor | bool = True,
-        post_processor: PostProcessor | bool = True,
-        evaluator: Evaluator | bool = True,
-        visualizer: Visualizer | bool = True,
+        **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, pre_processor, post_processor, evaluator, visualizer)
+        super().__init__(image_size, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: SsimAeModel = SsimAeModel(
                 size=self.image_size[0] if mode == "objects" else patch_size,
@@ -82,7 +72,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
                 grayscale=grayscale,
                 mode=mode,
                 stride=stride,
-                residual=score_residual,
+                score_residual=score_residual,
                 image_score=image_score,
             )
         self.model.check_size(*self.image_size)

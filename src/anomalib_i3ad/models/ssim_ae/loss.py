@@ -13,7 +13,7 @@ Kind = Literal["ssim", "l2"]
 
 
 class ReconstructionLoss(nn.Module):
-    """``1 - mean SSIM``, or the mean squared error of the L2 twin.
+    """``1 - mean SSIM``, or the mean squared error.
 
     Args:
         kind: ``ssim`` or ``l2``.

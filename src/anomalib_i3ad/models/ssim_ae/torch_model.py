@@ -54,36 +54,26 @@ class Autoencoder(nn.Module):
 
 
 class SsimAeModel(ImageModel):
-    """Reconstruct an image from a short code and compare.
+    """Reconstructs an image from its latent vector and compares the two.
 
-    Args:
-        size: Side in pixels of what the autoencoder sees, 128 or 256: the image or a window.
-        latent_dim: Length of the latent vector.
-        grayscale: Work on luminance instead of three colours.
-        mode: ``objects`` reads an image as a whole, ``textures`` in overlapping windows whose maps are averaged.
-        stride: Distance of the windows in pixels.
-        residual: What becomes the anomaly map: ``ssim`` or ``l2``.
-        image_score: ``mean``, fourth root of the mean fourth power (``l4``) or ``max`` of the map, or mean
-            of its highest per cent (``top_k``).
-
-    Raises:
-        ValueError: If an argument is none of these.
+    ``size`` is the side in pixels of what the autoencoder sees: the image, or a window in mode ``textures``. The other
+    arguments as of :class:`~anomalib_i3ad.models.SsimAe`.
     """
 
     def __init__(
         self,
-        size: int = 128,
-        latent_dim: int = 100,
-        grayscale: bool = False,
-        mode: Mode = "objects",
-        stride: int = 30,
-        residual: str = "ssim",
-        image_score: Reduction = "max",
+        size: int,
+        latent_dim: int,
+        grayscale: bool,
+        mode: Mode,
+        stride: int,
+        score_residual: str,
+        image_score: Reduction,
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
-        self.residual = build_residual(residual)
+        self.residual = build_residual(score_residual)
         self.image_score = ImageScore(image_score)
         self.size = size
         self.grayscale = grayscale
