@@ -22,7 +22,7 @@ from anomalib_i3ad import I3AD, SsimAe, Textures
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
-from anomalib_i3ad.evaluation import evaluate
+from anomalib_i3ad.evaluation import evaluate, int8
 from anomalib_i3ad.evaluation.engines import Difference, differences, wide_images
 from anomalib_i3ad.evaluation.trained import load
 from anomalib_i3ad.post_processing import QuantilePostProcessor
@@ -43,6 +43,11 @@ def predicted(model: Any, datamodule: Textures) -> tuple[np.ndarray, np.ndarray,
     batches = make_engine().predict(model, datamodule=datamodule)
     columns = ("gt_label", "pred_score", "pred_label")
     return tuple(torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in columns)
+
+
+def verdicts_of(results: list[Inspection]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of the runtime, and what it calls anomalous."""
+    return np.array([result.score for result in results]), np.array([result.label for result in results])
 
 
 def check_row(cells: list[str], label: np.ndarray, score: np.ndarray, flagged: np.ndarray) -> None:
@@ -71,12 +76,15 @@ class TestAccuracy:
 
     def test_other_arguments_are_calibrated_anew(self, trained: Trained, capsys: pytest.CaptureFixture) -> None:
         _, checkpoint, datamodule = trained
-        other = I3AD.load_from_checkpoint(checkpoint, max_iterations=0, image_score="max", visualizer=False)
+        other = I3AD.load_from_checkpoint(checkpoint, max_iterations=0, image_score="mean", visualizer=False)
+        before = predicted(other, datamodule)[2]
         make_engine().validate(other, datamodule=datamodule, verbose=False)
-        evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=0", "image_score=max"))
+        label, score, flagged = predicted(other, datamodule)
+        assert (flagged != before).any()
+        evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=0", "image_score=mean"))
         (((model, _, *cells),),) = tables_in(capsys.readouterr().out)
-        assert model == "I3AD max_iterations=0 image_score=max"
-        check_row(cells, *predicted(other, datamodule))
+        assert model == "I3AD max_iterations=0 image_score=mean"
+        check_row(cells, label, score, flagged)
 
     def test_a_model_of_anomalibs_as_the_benchmark_trains_it(
         self, textures: Textures, capsys: pytest.CaptureFixture
@@ -227,9 +235,9 @@ class TestExported:
         flagged = []
         for name, *cells, milliseconds, kilobytes in forms:
             inspector = Inspector(folder / "openvino" / f"{name.lower()}.xml")
-            results = [inspector.inspect(path) for path in paths]
-            flagged.append(np.array([result.label for result in results]))
-            check_row(cells, label, np.array([result.score for result in results]), flagged[-1])
+            score, labels = verdicts_of([inspector.inspect(path) for path in paths])
+            flagged.append(labels)
+            check_row(cells, label, score, labels)
             assert float(milliseconds) > 0
             weights = (folder / "openvino" / f"{name.lower()}.bin").stat().st_size
             assert kilobytes == f"{weights / 1000:.0f}"
@@ -238,6 +246,33 @@ class TestExported:
         assert int(changed) == (flagged[0] != flagged[1]).sum()
         (converted,) = re.findall(r"^outside loops: (\d+) of \1 convolutions in INT8$", printed, re.MULTILINE)
         assert int(converted) > 10
+
+    def test_every_form_has_its_own_figures(
+        self, model: Trained, told: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Drawn:
+            """Results that depend on the file alone."""
+
+            def __init__(self, xml: Path) -> None:
+                self.rng = np.random.default_rng(len(xml.stem))
+
+            def inspect(self, _path: str) -> Inspection:
+                score, anomaly_map = self.rng.random(), self.rng.random((32, 32), np.float32)
+                return Inspection(score, score > 0.5, anomaly_map, anomaly_map > 0.5, None, None, 1 + score)
+
+        monkeypatch.setattr(int8, "Inspector", Drawn)
+        model[2].setup("test")
+        dataset = model[2].test_data
+        paths = {name: told[1] / "openvino" / f"{name}.xml" for name in ("int8", "model")}
+        paths["model"].with_suffix(".bin").write_bytes(bytes(2500))
+        label, found = dataset.samples.label_index.to_numpy(), int8.measure_forms(paths, dataset)
+        for name, form in found.items():
+            score = np.random.default_rng(len(name))
+            check_row(form.accuracy.cells(), label, *verdicts_of(form.results))
+            assert form.results[0].score == score.random()
+            np.testing.assert_array_equal(form.milliseconds, 1 + verdicts_of(form.results)[0])
+        assert found["model"].kilobytes == 2.5
+        assert found["int8"].accuracy != found["model"].accuracy
 
     def test_without_onnx_runtime_a_line_says_so(
         self, model: Trained, told: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
