@@ -2,7 +2,7 @@
 
     python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out defective]
 
-Needs numpy, openvino, opencv-python-headless and this package (``pip install --no-deps``). Prints a line an image; of
+Needs ``pip install anomalib-i3ad``, without extras. Prints a line an image; of
 each anomalous one it writes the image with the defect outlined, what it should look like, and the map. This is where
 your own program starts: ``anomalib-i3ad inspect`` does the same for folders, videos and cameras, and survives crashes.
 """
