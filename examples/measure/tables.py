@@ -32,7 +32,7 @@ MODELS = {
     "FeatureI3AD": ("feature_i3ad", "first choice: inpaints features, iterates over what does not match", "yes"),
     "I3AD": ("i3ad", "the same iteration over pixels, where no pretrained network may be used", "no"),
     "Riad": ("riad", "inpaints the image at four sizes; objects, where time does not matter", "no"),
-    "SsimAe": ("ssim_ae", "autoencoder compared by SSIM, or its L2 twin; plain surfaces", "no"),
+    "SsimAe": ("ssim_ae", "autoencoder compared by SSIM, or by L2; plain surfaces", "no"),
     "AnoGan": ("ano_gan", "nearest image that a GAN can draw; for comparison", "no"),
 }
 
