@@ -40,7 +40,7 @@ def main() -> None:
     shown = {}
     with (folder / "predictions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["image", "score", "defective"])
+        rows.writerow(["image", "score", "anomalous"])
         for path in track(sorted((datamodule.root / datamodule.category / "test").rglob("*.png")), "predicting"):
             image = read_image(path)
             result = inspector.inspect(image)

@@ -102,7 +102,7 @@ class Inspector:
             self._compiled = core.compile_model(one_at_a_time(graph), device, config)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops, export with unroll"
+            msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops: anomalib-i3ad convert --unroll"
             raise ModelError(msg) from error
         shape = self._compiled.input(0).get_partial_shape()
         self._size = None if shape.is_dynamic else (shape[2].get_length(), shape[1].get_length())
