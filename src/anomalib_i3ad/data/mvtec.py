@@ -18,7 +18,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_i3ad.components.memory import fits_in_memory
 
-LAYOUT = "expected images in train/good and test/<kind>, masks as ground_truth/<kind>/*_mask.png; JPEG, BMP and TIFF, too"
+LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png, or JPEG, BMP, TIFF"
 
 
 def _is_broken(path: Path) -> bool:
