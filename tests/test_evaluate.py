@@ -128,7 +128,7 @@ def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixtur
     [
         ({"--model": "I3D"}, "--model I3D: no such model; there are "),
         ({"--model": "anomalib_i3ad.models"}, "--model anomalib_i3ad.models: no such model; there are "),
-        ({"--model": "SsimAe"}, "{checkpoint}: cannot be loaded as SsimAe: the autoencoder takes"),
+        ({"--model": "SsimAe"}, "{checkpoint}: cannot be loaded as SsimAe: "),
         ({"--ckpt_path": "no.ckpt"}, "--ckpt_path no.ckpt: there is no such file"),
         ({"--ckpt_path": __file__}, f"--ckpt_path {__file__}: cannot be loaded as I3AD: it is no checkpoint"),
         ({"--data.root": "nowhere"}, "--data.root nowhere: there is no folder nowhere/fabric; expected"),
