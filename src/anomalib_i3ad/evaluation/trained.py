@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -82,8 +82,8 @@ def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:
     if not checkpoint.is_file():
         msg = f"--ckpt_path {checkpoint}: there is no such file"
         raise FileNotFoundError(msg)
-    arguments = signature(cls).parameters
-    if unknown := kwargs.keys() - arguments:  # which Lightning would leave out without a word
+    arguments = [one.name for one in signature(cls).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+    if unknown := kwargs.keys() - set(arguments):  # which Lightning would leave out without a word
         msg = f"{cls.__name__} has no argument {', '.join(sorted(unknown))}; it has {', '.join(arguments)}"
         raise ValueError(msg)
     kwargs |= {"map_location": "cpu", "visualizer": False}
