@@ -104,13 +104,13 @@ def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
     Raises:
         TypeError: If the model does not iterate.
     """
-    if not isinstance(model.model, IterativeModel):
+    network = model.model
+    if not isinstance(network, IterativeModel):
         msg = f"{type(model).__name__} does not iterate: film strips are for I3AD and FeatureI3AD"
         raise TypeError(msg)
     image = item.image.as_subclass(torch.Tensor)[None].float()
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        snapshots = model.model.record(image)
-    network = model.model
+        snapshots = network.record(image)
     count = 1 + network.max_iterations
     made = {"last": "the last difference", "mean": f"the mean of {count} differences, 0 where nothing was left to hide"}
     return draw_film_strip(
