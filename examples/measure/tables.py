@@ -29,11 +29,11 @@ ENGINES = {
 
 #: Folder of each model's card, what the model is for, and whether it needs ImageNet weights.
 MODELS = {
-    "FeatureI3AD": ("feature_i3ad", "first choice: inpaints features, iterates over what does not match", "yes"),
-    "I3AD": ("i3ad", "the same iteration over pixels, where no pretrained network may be used", "no"),
-    "Riad": ("riad", "inpaints the image at four sizes; objects, where time does not matter", "no"),
-    "SsimAe": ("ssim_ae", "autoencoder compared by SSIM, or by L2; plain surfaces", "no"),
-    "AnoGan": ("ano_gan", "nearest image that a GAN can draw; for comparison", "no"),
+    "FeatureI3AD": ("feature_i3ad", "first choice: iterates over features, on objects and textures", "yes"),
+    "I3AD": ("i3ad", "the same over pixels: objects, if no pretrained network may be used", "no"),
+    "Riad": ("riad", "inpaints pixels at four sizes: objects, if time does not matter", "no"),
+    "SsimAe": ("ssim_ae", "autoencoder compared by SSIM or L2: objects, for comparison", "no"),
+    "AnoGan": ("ano_gan", "nearest image that a GAN can draw: for comparison", "no"),
 }
 
 
