@@ -248,7 +248,7 @@ def test_int8_by_command_quantises_inside_the_loop(
     path = next(tmp_path.rglob("model.xml"))
     report = json.loads(path.with_suffix(".json").read_text())
     counts = {found["where"]: (found["convolutions"], len(found["quantized"])) for found in report["int8"]}
-    assert list(counts.values()) == [(33, 33), (33, 33)]
+    assert list(counts.values()) == [(33, 31), (33, 33)]  # all but those that read the image: one of values, one of gates
     (loop,) = graph.loops_of(graph.read_model(path))
     rounded = [node for node in loop.get_function().get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
     takers = [taker.get_node().get_type_name() for node in rounded for taker in node.output(0).get_target_inputs()]
@@ -303,7 +303,7 @@ class TestFeatures:
     def test_other_forms_give_the_same_numbers(self, path: Path, form: str) -> None:
         test_other_forms_give_the_same_numbers(path, form)
 
-    def test_int8_leaves_what_compares_in_float(self, model: FeatureI3AD) -> None:
+    def test_int8_leaves_delicate_parts_in_float(self, model: FeatureI3AD) -> None:
         quantized, found = quantize(
             convert(model, (96, 96), {}, {}), [image.numpy() for image in make_images(4, 96, 96).split(1)]
         )
@@ -314,20 +314,24 @@ class TestFeatures:
         )
         assert all_inside == 9
         assert int8_inside >= 8
-        assert int8_outside >= all_outside - 2
+        network = [part for part in model.model.features.modules() if isinstance(part, torch.nn.Conv2d)]
+        depthwise = sum(part.groups > 1 for part in network)
+        assert 0 < depthwise < len(network) - 1
+        # the one that reads the image, too, and at most two whose values nothing but comparisons read
+        assert 0 <= all_outside - depthwise - 1 - int8_outside <= 2
         for part in (quantized, loop.get_function()):
             rounded = [node for node in part.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
             takers = {
                 taker.get_node().get_type_name() for node in rounded for taker in node.output(0).get_target_inputs()
             }
-            assert takers <= {"Convolution", "GroupConvolution", "Add", "Concat", "Interpolate"}
+            assert takers <= {"Convolution", "Add", "Concat", "Interpolate"}
 
 
 def test_int8_of_a_loop_that_no_image_enters() -> None:
     model = I3AD(image_size=64, width=4).eval()
     model.model.mask_threshold.fill_(1e3)
     _, found = quantize(convert(model, (64, 64), {}, {}), [make_images(1, 64, 64).numpy()])
-    assert [(part.convolutions, len(part.quantized)) for part in found] == [(33, 33), (33, 0)]
+    assert [(part.convolutions, len(part.quantized)) for part in found] == [(33, 31), (33, 0)]
 
 
 def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:

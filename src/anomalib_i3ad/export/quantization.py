@@ -2,10 +2,11 @@
 
 NNCF does not look into a Loop, so the body of every loop is quantised as a graph of its own, on the values that really
 enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and score stay
-in float.
+in float. So do the convolutions whose rounding errors are large beside the residuals of normal images: the first, which
+reads the image, and depthwise ones, whose channels differ in range.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import nncf
@@ -71,6 +72,19 @@ def _outside(model: ov.Model) -> list[str]:
     ]
 
 
+def _delicate(model: ov.Model) -> list[str]:
+    """Names of depthwise convolutions, and of those that read the image: nothing but it comes before them."""
+    convolutions = _convolutions(model)
+    images = {node.get_instance_id() for node in model.get_parameters()}
+    every = images | {node.get_instance_id() for node in convolutions}
+    return [
+        node.get_friendly_name()
+        for node in convolutions
+        if node.get_type_name() == "GroupConvolution"
+        or _reached([node], forwards=False) & every == images | {node.get_instance_id()}
+    ]
+
+
 def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
     """Let nodes outside read values before rounding; NNCF rounds them for all that read them."""
     for node in model.get_ordered_ops():
@@ -80,7 +94,9 @@ def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
                     taker.replace_source_output(node.input_value(0))
 
 
-def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model, Quantized]:
+def _quantize(
+    model: ov.Model, samples: list[Any], where: str, delicate: Sequence[str] = ()
+) -> tuple[ov.Model, Quantized]:
     convolutions = _convolutions(model)
     outside = _outside(model)
     if convolutions and samples:  # a loop that no image enters stays in float
@@ -89,7 +105,7 @@ def _quantize(model: ov.Model, samples: list[Any], where: str) -> tuple[ov.Model
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,  # gates and ELU have negative values, too
             subset_size=len(samples),
-            ignored_scope=nncf.IgnoredScope(names=outside, types=GATES, validate=False),
+            ignored_scope=nncf.IgnoredScope(names=[*outside, *delicate], types=GATES, validate=False),
         )
     _leave_in_float(model, set(outside))
     quantized = [
@@ -149,7 +165,7 @@ def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[
         _quantize(loop.get_function().clone(), list(_entering(model, loop, images)), loop.get_friendly_name())
         for loop in loops_of(model)
     ]
-    model, found_outside = _quantize(outside, images, "outside loops")
+    model, found_outside = _quantize(outside, images, "outside loops", _delicate(outside))
     for loop, (body, _) in zip(loops_of(model), bodies, strict=True):
         loop.set_function(body)
     model.validate_nodes_and_infer_types()
