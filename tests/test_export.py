@@ -248,7 +248,8 @@ def test_int8_by_command_quantises_inside_the_loop(
     path = next(tmp_path.rglob("model.xml"))
     report = json.loads(path.with_suffix(".json").read_text())
     counts = {found["where"]: (found["convolutions"], len(found["quantized"])) for found in report["int8"]}
-    assert list(counts.values()) == [(33, 31), (33, 33)]  # all but those that read the image: one of values, one of gates
+    # all but those that read the image: one of values, one of gates
+    assert list(counts.values()) == [(33, 31), (33, 33)]
     (loop,) = graph.loops_of(graph.read_model(path))
     rounded = [node for node in loop.get_function().get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
     takers = [taker.get_node().get_type_name() for node in rounded for taker in node.output(0).get_target_inputs()]
