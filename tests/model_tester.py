@@ -17,6 +17,7 @@ from lightning import seed_everything
 
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.graph import FP32
+from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
@@ -36,6 +37,15 @@ def make_images(count: int, height: int, width: int, seed: int = 0) -> torch.Ten
 def weights_of(model: AnomalibModule) -> torch.Tensor:
     """Every trained number of a model in a row."""
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def set_usual(model: FeatureI3ADModel) -> None:
+    """Let errors of features usually be 1, and not vary together."""
+    model.usual_cosine.fill_(0.5)
+    usual = model.usual_error
+    (channels, kept), square = usual.components.shape, torch.ones_like(usual.scale[0])
+    usual.set_scale(square, torch.eye(channels), 1)
+    usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
 
 
 def tables_in(printed: str) -> list[list[list[str]]]:

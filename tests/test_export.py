@@ -19,7 +19,7 @@ from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export.quantization import quantize
 from anomalib_i3ad.export.to_openvino import convert
-from model_tester import make_images, weights_of
+from model_tester import make_images, set_usual, weights_of
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -34,8 +34,7 @@ def calibrate(model: FeatureI3AD, image: torch.Tensor) -> None:
         cells = torch_model.cells_of(image)
         torch_model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
         torch_model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
-        torch_model.usual_cosine.fill_(0.5)
-        torch_model.usual_square.fill_(1.0)
+        set_usual(torch_model)
         torch_model.mask_threshold.fill_(torch_model.initial_residual(torch_model.scene_of(image)).quantile(0.9))
         result = torch_model(image)
     model.post_processor._image_threshold.fill_(result.pred_score.median())

@@ -14,6 +14,7 @@ from anomalib_i3ad.models.feature_i3ad.kept import KeptFeatures
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel, widened
+from anomalib_i3ad.models.feature_i3ad.usual import UsualError
 from model_tester import ModelTester, make_engine, make_images
 
 TINY = {"image_size": 96, "width": 8, "initial_grid": 2}
@@ -30,9 +31,12 @@ class TestFeatureI3AD(ModelTester):
 
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
-        for name in ("mean", "std", "usual_cosine", "usual_square", "mask_threshold"):
-            assert torch.isfinite(getattr(mine, name)).all()
-            assert torch.equal(getattr(mine, name), getattr(theirs, name))
+        saved = dict(theirs.named_buffers())
+        usual = {f"usual_error.{name}" for name in ("scale", "components", "whitening")}
+        assert usual | {"mean", "std", "usual_cosine", "mask_threshold"} <= set(saved)
+        for name, value in mine.named_buffers():
+            assert torch.isfinite(value).all()
+            assert torch.equal(value, saved[name])
 
     def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
@@ -53,25 +57,25 @@ class TestFeatureI3AD(ModelTester):
         assert model.model.mask_threshold.item() == pytest.approx(np.quantile(residual.numpy(), 0.5), rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
-    def test_usual_residual_is_the_mean_of_the_training_images(self, fitted, texture_root: Path) -> None:
+    def test_usual_residual_is_that_of_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
         datamodule.setup()
         model = fitted[0].model
         images = torch.stack([fitted[0].pre_processor(item.image[None])[0] for item in datamodule.train_data])
         with torch.no_grad():
             scene = model.scene_of(images.as_subclass(torch.Tensor))
-            before = (model.features_in(scene) * model.std + model.mean).numpy()
-            drawn = (model.features_in(model.initial_inpainting(scene)) * model.std + model.mean).numpy()
-        square = np.square((before - drawn) / model.std.numpy()).mean(axis=0)
-        cosine = []
-        for part in (slice(40), slice(40, None)):
-            one, other = before[:, part], drawn[:, part]
-            similarity = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-            cosine.append((1 - similarity).mean(axis=0))
+            drawn = model.features_in(model.initial_inpainting(scene))
+            error = model.features_in(scene) - drawn
+            before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
+            distance = model.usual_error(error)
         n = len(images)
-        for found, mean in ((model.usual_square, square), (model.usual_cosine, np.stack(cosine))):
-            expected = (n * mean + 10 * mean.mean(axis=(1, 2), keepdims=True)) / (n + 10)
-            np.testing.assert_allclose(found[0], expected, rtol=5e-3)  # features were kept in half precision
+        for layer, part in enumerate((slice(40), slice(40, None))):
+            mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
+            expected = (n * mean + 10 * mean.mean()) / (n + 10)
+            np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
+        by_hand = mahalanobis(error.double().numpy(), (40, 112))
+        np.testing.assert_allclose(distance[:, 0], by_hand, rtol=0.02)
+        assert by_hand.mean() == pytest.approx(1)
 
     def test_the_backbone_keeps_its_weights_and_needs_them_only_once(self, fitted, monkeypatch) -> None:
         expected = packaged_weights("tf_efficientnet_lite0")
@@ -101,6 +105,28 @@ class TestResNet(ModelTester):
         patch.undo()
 
 
+def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
+    """Squared distances ``(N, h, w)`` of errors ``(N, C, h, w)``, in float64, from the text of the card."""
+    n, _, height, width = error.shape
+    share = np.concatenate([np.full(of_layer, 1 / len(layers) / of_layer) for of_layer in layers])[:, None, None]
+    square = np.square(error).mean(axis=0)
+    usual = (n * square + 10 * square.mean(axis=(1, 2), keepdims=True)) / (n + 10)
+    everywhere = error * np.sqrt(share / square.mean(axis=(1, 2), keepdims=True))
+    flat = everywhere.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
+    components = np.linalg.svd(flat, full_matrices=False)[2][:48]
+    values = np.einsum("kc,nchw->hwnk", components, error * np.sqrt(share / usual))
+    blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
+    blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
+    products = np.stack([block.T @ block / (4 * n) for block in blocks])
+    covariance = (n * products + 10 * products.mean(axis=0)) / (n + 10)
+    found = []
+    for block, matrix in zip(blocks, covariance, strict=True):
+        floor = 0.1 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+        found.append((block * np.linalg.solve(matrix + floor, block.T).T).sum(axis=1))
+    distance = np.stack(found) / np.mean(found)
+    return distance.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
+
+
 @pytest.fixture
 def model() -> FeatureI3ADModel:
     torch.manual_seed(0)
@@ -108,7 +134,9 @@ def model() -> FeatureI3ADModel:
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
     model.usual_cosine.uniform_(0.2, 0.5)
-    model.usual_square.uniform_(0.5, 2)
+    model.usual_error.set_scale(torch.rand(152, 16, 16) + 0.5, torch.eye(152), 10)
+    mixing = torch.randn(64, 48, 48)
+    model.usual_error.set_covariance(mixing @ mixing.transpose(1, 2), 10)
     return model
 
 
@@ -143,18 +171,16 @@ class TestCells:
             similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
             torch.testing.assert_close(residual[:, layer], 1 - similarity, rtol=0, atol=1e-5)
 
-    def test_residual_sets_cosine_and_square_against_what_is_usual(self, model: FeatureI3ADModel) -> None:
+    def test_residual_sets_cosine_and_error_against_what_is_usual(self, model: FeatureI3ADModel) -> None:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        by_hand = 0
+        by_hand = model.usual_error(scene[:, :152] - inpainting[:, :152])[:, 0]
         for layer, part in enumerate((slice(40), slice(40, 152))):
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
-            cosine = 1 - torch.nn.functional.cosine_similarity(one, other)
-            square = (scene[:, part] - inpainting[:, part]).square() / model.usual_square[:, part]
             usual = inpainting[:, 152 + layer] + model.usual_cosine[:, layer]
-            by_hand += (cosine / usual + square.mean(dim=1) / 2) / 2
-        torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
+            by_hand += (1 - torch.cosine_similarity(one, other)) / usual
+        torch.testing.assert_close(residual[:, 0], by_hand / 2, rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
     def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:
@@ -168,6 +194,40 @@ class TestCells:
         assert (weight * columns).sum() == pytest.approx(5.5 * 8, abs=0.05)
         flat = model.map_of(torch.full((1, 1, 8, 12), 0.3), torch.zeros(1, 3, 64, 96))
         torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+class TestUsualError:
+    """Against a Gaussian field whose covariance differs from block to block."""
+
+    def measured(self, error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
+        n, _, *cells = error.shape
+        usual = UsualError(layers, cells)
+        of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
+        usual.set_scale(error.square().mean(dim=0), of_cells.T @ of_cells / len(of_cells), n)
+        blocks = usual.in_blocks(error)
+        usual.set_covariance(blocks.transpose(1, 2) @ blocks / blocks.shape[1], n)
+        return usual
+
+    @pytest.mark.parametrize("layers", [(5,), (3, 60)])
+    def test_is_the_mahalanobis_distance(self, layers: tuple[int, ...]) -> None:
+        torch.manual_seed(0)
+        mixing = torch.randn(2, 3, sum(layers), sum(layers)).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, sum(layers), 4, 6), mixing)
+        usual = self.measured(error, layers)
+        expected = mahalanobis(error.double().numpy(), layers)
+        np.testing.assert_allclose(usual(error)[:, 0], expected, rtol=1e-3)
+        assert usual(error).mean().item() == pytest.approx(1, rel=1e-4)
+        assert not usual(torch.zeros(2, sum(layers), 4, 6)).any()
+        torch.testing.assert_close(usual(error[3:4]), usual(error)[3:4])
+
+    def test_an_error_against_the_correlation_counts_more(self) -> None:
+        error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
+        usual = self.measured(error, (2,))
+        along, against = (
+            usual(torch.tensor(pair).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for pair in ([1.0, 1.0], [1.0, -1.0])
+        )
+        # variances 2 and 0 of the components, and a tenth of their mean on both
+        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.1 / 0.1), rtol=0.01, atol=0)
 
 
 class TestGuardMargin:

@@ -8,7 +8,7 @@ from anomalib_i3ad import I3AD, FeatureI3AD
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
-from model_tester import make_images
+from model_tester import make_images, set_usual
 
 SIDE = 128
 
@@ -26,8 +26,7 @@ def make_model(kind: str) -> IterativeModel:
         cells = model.cells_of(image)
         model.mean.copy_(cells.mean(dim=(0, 2, 3), keepdim=True))
         model.std.copy_(cells.std(dim=(0, 2, 3), keepdim=True))
-        model.usual_cosine.fill_(0.5)
-        model.usual_square.fill_(1.0)
+        set_usual(model)
     model.eval()
     with torch.no_grad():
         model.mask_threshold.fill_(model.initial_residual(model.scene_of(image)).quantile(0.8))

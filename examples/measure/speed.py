@@ -55,8 +55,9 @@ def feature_i3ad(threshold: float) -> AnomalibModule:
     model = FeatureI3AD()
     model.model.mask_threshold.fill_(threshold)
     model.model.min_shrink = -1.0
-    for name, value in (("mean", 0.0), ("std", 1.0), ("usual_cosine", 0.5), ("usual_square", 1.0)):
-        getattr(model.model, name).fill_(value)
+    usual = model.model.usual_error
+    for values in (model.model.mean, model.model.std, model.model.usual_cosine, *usual.buffers()):
+        values.uniform_(0.5, 1.0)
     return model
 
 

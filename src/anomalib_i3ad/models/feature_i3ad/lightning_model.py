@@ -24,6 +24,7 @@ from .kept import KeptFeatures
 from .loss import inpainting_loss, likelihood_loss
 from .torch_model import FeatureI3ADModel, widened
 
+Sums = tuple[torch.Tensor, ...]
 ADAM_BETAS = (0.9, 0.99)
 #: Share of training holes that are grid holes, the rest are free-form.
 GRID_PROBABILITY = 0.5
@@ -126,19 +127,23 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if torch.isfinite(self.model.std).all():
             return
 
-        def moments(cells: torch.Tensor) -> torch.Tensor:
+        def moments(cells: torch.Tensor) -> Sums:
             cells = cells.double()
-            return torch.stack([torch.ones_like(cells), cells, cells.square()]).sum(dim=(1, 3, 4))
+            return (
+                torch.ones_like(cells).sum(dim=(0, 2, 3)),
+                cells.sum(dim=(0, 2, 3)),
+                cells.square().sum(dim=(0, 2, 3)),
+            )
 
-        count, *sums = self.sum_over_training_images(moments)
-        mean, square = (total / count for total in sums)
+        count, total, squares = self.sum_over_training_images(moments)
+        mean = total / count
         self.model.mean.copy_(mean[None, :, None, None])
-        std = (square - mean.square()).clamp(min=0).sqrt()
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
 
-    def sum_over_training_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Sum of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
-        total = torch.zeros(())
+    def sum_over_training_images(self, measure: Callable[[torch.Tensor], Sums]) -> Sums:
+        """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
+        totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
         for batch in islice(loader, int(self.trainer.num_training_batches)):
             batch.image = image_of(batch).to(self.device)
@@ -146,9 +151,12 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch)
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                total = total.to(cells.device) + measure(cells)
-        gathered: Any = self.all_gather(total)
-        return gathered.reshape(-1, *total.shape).sum(dim=0)
+                found = measure(cells)
+            totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
+        gathered: Any = self.all_gather(totals)
+        return tuple(
+            of_all.reshape(-1, *total.shape).sum(dim=0) for of_all, total in zip(gathered, totals, strict=True)
+        )
 
     def on_train_end(self) -> None:
         """Free the kept features."""
@@ -192,20 +200,38 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Within a fit, measure the usual residual on the training images; then calibrate u."""
+        """Within a fit, measure what is usual on the training images; then calibrate u."""
         if self.trainer.state.fn is TrainerFn.FITTING:
-            model = self.model
-
-            def sizes(cells: torch.Tensor) -> torch.Tensor:
-                features = model.standardised(cells)
-                drawn = model.features_in(model.initial_inpainting(model.scene_of_features(features)))
-                cosine = model.cosines(model.directions(features), drawn)
-                return torch.cat([torch.ones_like(cosine[:, :1]), cosine, (features - drawn).square()], dim=1).sum(
-                    dim=0
-                )
-
-            total = self.sum_over_training_images(sizes)
-            count, layers = int(total[0, 0, 0]), model.usual_cosine.shape[1]
-            cosine, square = (total[1:] / count).tensor_split([layers])
-            model.set_usual(cosine, square, count)
+            self.measure_usual()
         super().on_validation_epoch_start()
+
+    def measure_usual(self) -> None:
+        """Measure the usual cosine and error of initial inpaintings, on the training images."""
+        model, usual = self.model, self.model.usual_error
+
+        def inpainted(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = model.standardised(cells)
+            return features, model.features_in(model.initial_inpainting(model.scene_of_features(features)))
+
+        def sizes(cells: torch.Tensor) -> Sums:
+            features, drawn = inpainted(cells)
+            cosine, error = model.cosines(model.directions(features), drawn), features - drawn
+            of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
+            return (
+                torch.tensor(len(cells), device=cells.device),
+                cosine.sum(dim=0),
+                error.square().sum(dim=0),
+                of_cells.T @ of_cells,
+            )
+
+        def products(cells: torch.Tensor) -> Sums:
+            features, drawn = inpainted(cells)
+            blocks = usual.in_blocks(features - drawn)
+            return (blocks.transpose(1, 2) @ blocks,)
+
+        images, cosine, square, of_features = self.sum_over_training_images(sizes)
+        count, cells = int(images), square[0].numel()
+        model.set_usual_cosine(cosine / count, count)
+        usual.set_scale(square / count, of_features / (count * cells), count)
+        (of_components,) = self.sum_over_training_images(products)
+        usual.set_covariance(of_components / (count * cells / len(of_components)), count)

@@ -12,6 +12,7 @@ from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
 
 from .networks import Decoder, Inpainter
+from .usual import UsualError, toward_all
 
 #: Side of a cell in pixels; finer feature maps are averaged, coarser ones interpolated.
 CELL = 8
@@ -20,8 +21,6 @@ NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
-#: In the usual residual of a cell, the mean over all cells counts as much as so many images.
-PRIOR = 10
 #: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
@@ -71,15 +70,10 @@ class FeatureI3ADModel(IterativeModel):
             self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
         self.check_size(*image_size)
         cells = [side // CELL for side in image_size]
-        #: Usual 1 - cosine of each layer and usual squared error of each feature, at each cell, from training images.
+        #: Usual 1 - cosine of each layer ``(1, L, h, w)``, and usual error of features, from the training images.
         self.usual_cosine: torch.Tensor
-        self.usual_square: torch.Tensor
-        for name, numbers in (("usual_cosine", count), ("usual_square", channels)):
-            self.register_buffer(name, torch.full((1, numbers, *cells), float("nan")))
-        share = torch.cat([torch.full((of_layer,), 0.5 / count / of_layer) for of_layer in self.features.channels])
-        #: Share of each feature in the squared error.
-        self.share: torch.Tensor
-        self.register_buffer("share", share[None, :, None, None], persistent=False)
+        self.register_buffer("usual_cosine", torch.full((1, count, *cells), float("nan")))
+        self.usual_error = UsualError(self.features.channels, cells)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: backbone, grid and inpainter must fit."""
@@ -135,16 +129,9 @@ class FeatureI3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        features = self.features_in(scene)
-        return (self.weighted(features), *self.directions(features))
-
-    def weighted(self, features: torch.Tensor) -> torch.Tensor:
-        """Features ``(N, C, h, w)``, scaled so that the sum of their squared errors is usually 1 / 2.
-
-        Every layer has the same share. The cosine adds the other half: it is divided by its usual and its expected
-        value, which are usually equal.
-        """
-        return features * (self.share / self.usual_square).sqrt()
+        # a copy: what an exported loop reads may not share memory
+        features = self.features_in(scene).clone()
+        return (features, *self.directions(features))
 
     def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
@@ -157,25 +144,17 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: cosine and squared error against what is usual, mean over layers."""
+        """See :meth:`IterativeModel.compare`: cosine and error against what is usual; usually 1."""
         features, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
+        # what is expected is usually as large as what is usual: the quotient is usually 1 / 2
         cosine = self.cosines(tuple(directions), drawn) / (expected + self.usual_cosine)
-        square = (features - self.weighted(drawn)).square().sum(dim=1, keepdim=True)
-        residual = cosine.mean(dim=1, keepdim=True) + square
+        residual = cosine.mean(dim=1, keepdim=True) + self.usual_error(features - drawn) / 2
         return residual, residual
 
-    def set_usual(self, cosine: torch.Tensor, square: torch.Tensor, count: int) -> None:
-        """Set the usual residual; the fewer the images, the more the mean over all cells counts.
-
-        Args:
-            cosine: ``(L, h, w)``.
-            square: ``(C, h, w)``.
-            count: How many images they are the mean of.
-        """
-        for usual, mean in ((self.usual_cosine, cosine), (self.usual_square, square)):
-            everywhere = mean.mean(dim=(1, 2), keepdim=True)
-            usual.copy_(((count * mean + PRIOR * everywhere) / (count + PRIOR))[None])
+    def set_usual_cosine(self, cosine: torch.Tensor, count: int) -> None:
+        """Set the usual 1 - cosine, from the mean ``(L, h, w)`` of so many images."""
+        self.usual_cosine.copy_(toward_all(cosine, count, (1, 2))[None])
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.map_of`: smoothly interpolated."""

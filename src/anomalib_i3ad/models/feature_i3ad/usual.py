@@ -1,0 +1,95 @@
+"""How large the errors of an inpainting usually are, and how they vary together."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+#: Principal components of the features' errors that are compared.
+COMPONENTS = 48
+#: Side in cells of the blocks that share a covariance.
+BLOCK = 2
+#: In what is usual at a place, the mean over all places counts as much as so many images.
+PRIOR = 10
+#: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
+FLOOR = 0.1
+
+
+def toward_all(mean: torch.Tensor, count: int, places: int | tuple[int, ...]) -> torch.Tensor:
+    """Draw what is the mean of ``count`` images at each place toward the mean over all places, dimensions of it."""
+    return (count * mean + PRIOR * mean.mean(dim=places, keepdim=True)) / (count + PRIOR)
+
+
+class UsualError(nn.Module):
+    """Squared Mahalanobis distance of errors from zero, by what is usual at their place; usually 1.
+
+    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves. Errors are divided by their usual
+    size at the cell, all layers count alike, and a covariance is that of the principal components in a block of cells.
+
+    Args:
+        layers: Features of each layer.
+        cells: Height and width of the grid; even.
+    """
+
+    def __init__(self, layers: Sequence[int], cells: Sequence[int]) -> None:
+        super().__init__()
+        channels, (height, width) = sum(layers), cells
+        kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
+        #: What an error is multiplied with, its components, and what these are multiplied with; NaN until known.
+        self.scale: torch.Tensor
+        self.components: torch.Tensor
+        self.whitening: torch.Tensor
+        for name, shape in (
+            ("scale", (1, channels, height, width)),
+            ("components", (channels, kept)),
+            ("whitening", (blocks, kept, kept)),
+        ):
+            self.register_buffer(name, torch.full(shape, float("nan")))
+        #: Share of each feature in the squared error.
+        self.share: torch.Tensor
+        share = torch.cat([torch.full((features,), 1 / len(layers) / features) for features in layers])
+        self.register_buffer("share", share, persistent=False)
+
+    def in_blocks(self, error: torch.Tensor) -> torch.Tensor:
+        """Components ``(B, N * BLOCK * BLOCK, K)`` of errors ``(N, C, h, w)``, block by block."""
+        n, _, h, w = error.shape
+        values = torch.matmul((error * self.scale).permute(2, 3, 0, 1), self.components)
+        values = values.reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK, n, -1).permute(0, 2, 1, 3, 4, 5)
+        return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
+
+    def forward(self, error: torch.Tensor) -> torch.Tensor:
+        """Map errors ``(N, C, h, w)`` to distances ``(N, 1, h, w)``."""
+        n, _, h, w = error.shape
+        distance = torch.matmul(self.in_blocks(error), self.whitening).square().sum(dim=-1)
+        distance = distance.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
+        return distance.reshape(n, 1, h, w)
+
+    def set_scale(self, square: torch.Tensor, products: torch.Tensor, count: int) -> None:
+        """Set scale and components.
+
+        Args:
+            square: Mean of squared errors at each cell ``(C, h, w)``.
+            products: Mean over images and cells of the products of errors ``(C, C)``.
+            count: How many images they are the mean of.
+        """
+        usual = toward_all(square, count, (1, 2))
+        self.scale.copy_((self.share[:, None, None] / usual).sqrt()[None])
+        everywhere = (self.share / products.diagonal()).sqrt()
+        vectors = torch.linalg.eigh((products * everywhere[:, None] * everywhere).double())[1]
+        self.components.copy_(vectors[:, -self.components.shape[1] :])
+
+    def set_covariance(self, products: torch.Tensor, count: int) -> None:
+        """Set the whitening.
+
+        Args:
+            products: Mean of the products of components ``(B, K, K)`` in each block, of :meth:`in_blocks`.
+            count: How many images they are the mean of.
+        """
+        products = products.double()
+        covariance = toward_all(products, count, 0)
+        variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
+        # of the factor L of C = L L^T: e^T C^-1 e = |e^T L^-T|^2
+        whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
+        usual = (whitening * (products @ whitening)).sum(dim=(1, 2)).mean()
+        self.whitening.copy_(whitening / usual.sqrt())
