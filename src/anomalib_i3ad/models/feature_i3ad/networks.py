@@ -30,7 +30,9 @@ class Inpainter(nn.Module):
 
     def __init__(self, channels: int, residuals: int, width: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels + 1, width, 1)
+        self.stem = nn.Conv2d(channels, width, 1)
+        #: What stands in the place of a hidden cell.
+        self.hidden = nn.Parameter(torch.zeros(width, 1, 1))
         self.fine = _convolution(width, width)
         self.down = _convolution(width, 2 * width, stride=2)
         self.coarse = nn.ModuleList([_convolution(2 * width, 2 * width, dilation=dilation) for dilation in DILATIONS])
@@ -48,12 +50,25 @@ class Inpainter(nn.Module):
         Returns:
             Features ``(N, channels, h, w)`` and the expected size of residuals ``(N, residuals, h, w)``, positive.
         """
-        fine = self.fine(self.stem(torch.cat([features * (1 - hole), hole], dim=1)))
+        return self.decode(self.fill(self.encode(features), hole))
+
+    def encode(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features ``(N, channels, h, w)`` to ``(N, width, h, w)``, each cell alone."""
+        encoded: torch.Tensor = self.stem(features)
+        return encoded
+
+    def fill(self, encoded: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """Fill the hole ``(N, 1, h, w)`` from what is visible of :meth:`encode`'s ``(N, width, h, w)``."""
+        fine = self.fine(encoded * (1 - hole) + self.hidden * hole)
         coarse = self.down(fine)
         for layer in self.coarse:
             coarse = coarse + layer(coarse)
-        joined = torch.cat([F.interpolate(coarse, scale_factor=2.0), fine], dim=1)
-        drawn, expected = self.head(self.up(joined)).tensor_split([self.channels], dim=1)
+        filled: torch.Tensor = self.up(torch.cat([F.interpolate(coarse, scale_factor=2.0), fine], dim=1))
+        return filled
+
+    def decode(self, filled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map what :meth:`fill` made to the results of :meth:`forward`, each cell alone."""
+        drawn, expected = self.head(filled).tensor_split([self.channels], dim=1)
         return drawn, F.softplus(expected)
 
 

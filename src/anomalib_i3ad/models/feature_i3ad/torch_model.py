@@ -10,6 +10,7 @@ from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.components.stitching import draw_hidden
 
 from .networks import Decoder, Inpainter
 from .usual import UsualError, toward_all
@@ -114,9 +115,15 @@ class FeatureI3ADModel(IterativeModel):
         """See :meth:`IterativeModel.draw`."""
         return torch.cat(self.inpainter(self.features_in(scene), hole), dim=1)
 
-    def draw_unseen(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IterativeModel.draw_unseen`: with the guard margin."""
-        return self.draw(scene, widened(hole))
+    def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.initial_inpainting`: with the guard margin.
+
+        First and last layer see each cell alone: they are asked once, before parts are hidden and after the stitching.
+        """
+        holes = self.grid_holes(*scene.shape[-2:]).to(scene)
+        encoded = self.inpainter.encode(self.features_in(scene))
+        filled = draw_hidden(encoded, holes[None], lambda given, hole: self.inpainter.fill(given, widened(hole)))
+        return torch.cat(self.inpainter.decode(filled[:, 0]), dim=1)
 
     def features_in(self, scene: torch.Tensor) -> torch.Tensor:
         """Standardised features ``(N, C, h, w)`` of a scene."""
@@ -160,7 +167,7 @@ class FeatureI3ADModel(IterativeModel):
         """See :meth:`IterativeModel.map_of`: smoothly interpolated."""
         del image
         rows, columns = (_spreading(side, residual) for side in residual.shape[-2:])
-        return torch.matmul(torch.matmul(rows, residual), columns.transpose(0, 1))
+        return torch.matmul(rows, torch.matmul(residual, columns.transpose(0, 1)))
 
     def picture_of(self, inpainting: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.picture_of`: what the decoder makes of it."""

@@ -35,13 +35,13 @@ class UsualError(nn.Module):
         super().__init__()
         channels, (height, width) = sum(layers), cells
         kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
-        #: What an error is multiplied with, its components, and what these are multiplied with; NaN until known.
+        #: What errors are multiplied with, their components, and what these are multiplied with; NaN until known.
         self.scale: torch.Tensor
         self.components: torch.Tensor
         self.whitening: torch.Tensor
         for name, shape in (
             ("scale", (1, channels, height, width)),
-            ("components", (channels, kept)),
+            ("components", (kept, channels)),
             ("whitening", (blocks, kept, kept)),
         ):
             self.register_buffer(name, torch.full(shape, float("nan")))
@@ -53,8 +53,8 @@ class UsualError(nn.Module):
     def in_blocks(self, error: torch.Tensor) -> torch.Tensor:
         """Components ``(B, N * BLOCK * BLOCK, K)`` of errors ``(N, C, h, w)``, block by block."""
         n, _, h, w = error.shape
-        values = torch.matmul((error * self.scale).permute(2, 3, 0, 1), self.components)
-        values = values.reshape(h // BLOCK, BLOCK, w // BLOCK, BLOCK, n, -1).permute(0, 2, 1, 3, 4, 5)
+        values = torch.matmul(self.components, (error * self.scale).flatten(2))
+        values = values.reshape(n, -1, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(2, 4, 3, 5, 0, 1)
         return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
 
     def forward(self, error: torch.Tensor) -> torch.Tensor:
@@ -76,7 +76,7 @@ class UsualError(nn.Module):
         self.scale.copy_((self.share[:, None, None] / usual).sqrt()[None])
         everywhere = (self.share / products.diagonal()).sqrt()
         vectors = torch.linalg.eigh((products * everywhere[:, None] * everywhere).double())[1]
-        self.components.copy_(vectors[:, -self.components.shape[1] :])
+        self.components.copy_(vectors[:, -len(self.components) :].T)
 
     def set_covariance(self, products: torch.Tensor, count: int) -> None:
         """Set the whitening.
