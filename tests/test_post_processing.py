@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch, MVTecAD
@@ -37,12 +38,36 @@ def test_thresholds_are_quantiles_of_normal_images_only() -> None:
 
 def test_says_how_many_images_calibrated(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    for count, image_quantile, rough in ((20, 0.99, ", nearly the largest"), (20, 0.9, "")):
+    for count, image_quantile, rough in ((20, 0.99, ", beyond the largest or near it"), (20, 0.9, "")):
         labels = torch.cat([torch.zeros(count), torch.ones(3)]).long()
         processor = validated(QuantilePostProcessor(image_quantile), torch.rand(count + 3), labels)
         assert processor.normal_images == count
         said = f"Thresholds come from 20 normal validation images, for images the {image_quantile} quantile of their"
         assert f"{said} scores{rough}." in caplog.messages
+
+
+def test_few_images_give_the_prediction_limit_of_a_log_normal() -> None:
+    scores = torch.distributions.LogNormal(-1.0, 0.5).sample((20,))
+    logs = scores.double().log()
+    for q, normal in ((0.99, 2.326348), (0.995, 2.575829)):
+        threshold = validated(QuantilePostProcessor(q), scores, torch.zeros(20).long()).image_threshold
+        assert threshold == pytest.approx((logs.mean() + normal * logs.std() * (21 / 20) ** 0.5).exp().item(), rel=1e-5)
+    for q in (0.9, 1.0):  # enough images, and nothing beyond the largest
+        threshold = validated(QuantilePostProcessor(q), scores, torch.zeros(20).long()).image_threshold
+        assert threshold == pytest.approx(np.quantile(scores, q), rel=1e-5)
+    one = validated(QuantilePostProcessor(), scores[:1], torch.zeros(1).long())
+    assert one.image_threshold == one.pixel_threshold == scores[0]
+
+
+def test_few_images_raise_few_false_alarms() -> None:
+    """Of 20 scores, the largest alone would let some calibrations call one normal image in ten anomalous."""
+    torch.manual_seed(0)
+    normal, shares = torch.distributions.Gamma(4.0, 4.0), []
+    for _ in range(100):
+        threshold = validated(QuantilePostProcessor(), normal.sample((20,)), torch.zeros(20).long()).image_threshold
+        shares.append((normal.sample((2000,)) > threshold).float().mean().item())
+    assert np.mean(shares) < 0.03
+    assert np.quantile(shares, 0.95) < 0.08
 
 
 @pytest.mark.parametrize(

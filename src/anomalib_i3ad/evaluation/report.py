@@ -66,10 +66,10 @@ def threshold_of(model: AnomalibModule) -> tuple[float, str]:
     said = f"An image is called anomalous if its score is above the threshold of {threshold:g}. "
     if not isinstance(post, QuantilePostProcessor):
         return threshold, said + "The threshold was found on validation images when the model was trained."
-    images = f"{post.normal_images} normal images" if post.normal_images else "normal images"
+    images = f"{post.normal_images} of them" if post.normal_images else "some"
     return threshold, (
-        f"{said}Score 0.5 was set so that {100 * post.image_quantile:g} % of {images}, which were kept out of "
-        "training, score lower; no anomalous image was needed."
+        f"{said}Score 0.5 was set so that {100 * post.image_quantile:g} % of normal images should score lower, by "
+        f"{images} that were kept out of training; no anomalous image was needed."
     )
 
 

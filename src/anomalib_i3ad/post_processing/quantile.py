@@ -1,6 +1,7 @@
 """Thresholds and normalisation that need normal validation images only."""
 
 import logging
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,18 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
     return result
 
 
+def _beyond(scores: np.ndarray, q: float) -> float | None:
+    """Upper prediction limit of a log-normal distribution, where scores are too few for a quantile; else ``None``.
+
+    The largest of 20 scores differs much from one choice of images to the next.
+    """
+    count = scores.size
+    if count < 2 or not 0 < count * (1 - q) < 1 or scores.min() <= 0:  # of one there is no deviation
+        return None
+    logs = np.log(scores.astype(np.float64))
+    return float(np.exp(logs.mean() + NormalDist().inv_cdf(q) * logs.std(ddof=1) * (1 + 1 / count) ** 0.5))
+
+
 class QuantilePostProcessor(PostProcessor):
     """Post-processor calibrated on the normal images of the validation set.
 
@@ -64,6 +77,9 @@ class QuantilePostProcessor(PostProcessor):
     is normalised to ``s / (s + t)``: 0.5 at the threshold, in [0, 1), and strictly increasing, so that
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
     s and t are first counted from the lowest of these. Models may have no maps.
+
+    Where there are too few images for the image quantile, 100 for 0.99, it is that of a log-normal distribution fitted
+    to their scores, if these are positive.
 
     Args:
         image_quantile: Share of normal images whose scores stay below the image threshold.
@@ -141,12 +157,15 @@ class QuantilePostProcessor(PostProcessor):
             if values is self._maps and not values:
                 continue
             lowest.fill_(min(quantile(values, 0, trainer), 0))
-            threshold.fill_(max(quantile(values, q, trainer), lowest.item() + SMALLEST_THRESHOLD))
+            found = quantile(values, q, trainer)
+            found = _beyond(_pooled(values, trainer), q) or found
+            threshold.fill_(max(found, lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
+        few = count * (1 - self.image_quantile) < 1
         if count != self.normal_images:  # once a fit, which may validate every epoch
             logger.info(
                 "Thresholds come from %d normal validation images, for images the %g quantile of their scores%s.",
-                count, self.image_quantile, ", nearly the largest" if count * (1 - self.image_quantile) < 1 else "",
+                count, self.image_quantile, ", beyond the largest or near it" if few else "",
             )  # fmt: skip
         self.normal_images = count
 

@@ -12,7 +12,7 @@ BLOCK = 2
 #: In what is usual at a place, the mean over all places counts as much as so many images.
 PRIOR = 10
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
-FLOOR = 0.1
+FLOOR = 0.2
 
 
 def toward_all(mean: torch.Tensor, count: int, places: int | tuple[int, ...]) -> torch.Tensor:
