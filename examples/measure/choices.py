@@ -11,7 +11,7 @@ differences. Shortly trained and on drawn defects: it ranks, and promises nothin
 
 import logging
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, product
 from pathlib import Path
@@ -27,10 +27,12 @@ from rich.progress import track
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures
+from anomalib_i3ad.data.defects import DEFECTS, Drawn
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
 from anomalib_i3ad.evaluation.markdown import markdown
 from anomalib_i3ad.evaluation.trained import assignments
 from anomalib_i3ad.models.feature_i3ad import torch_model as features
+from anomalib_i3ad.models.feature_i3ad import usual
 
 
 class Study(NamedTuple):
@@ -79,6 +81,8 @@ STUDIES = {
             "MARGIN": [0, 1],
             "NEIGHBOURHOOD": [1],
             "PRIOR": [1e9],
+            "COMPONENTS": [24, 96],
+            "FLOOR": [0.05, 1e9],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],
@@ -112,7 +116,7 @@ def constants(choices: dict[str, Any]) -> Iterator[None]:
             if name == "EXPECTED":
                 stack.enter_context(patch.object(features.FeatureI3ADModel, "compare", compare_alone))
             else:
-                stack.enter_context(patch.object(features, name, value))
+                stack.enter_context(patch.object(features if hasattr(features, name) else usual, name, value))
         yield
 
 
@@ -145,6 +149,16 @@ def measure(
         return model, measure_accuracy(predict(engine, model, datamodule))[:2]
 
 
+def fainter(draw: Callable[[np.ndarray, Any], Drawn], strength: float) -> Callable[[np.ndarray, Any], Drawn]:
+    """Defect mixed with the picture it is drawn into."""
+
+    def drawn(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
+        defective, mask = draw(picture, rng)
+        return picture + strength * (defective - picture), mask
+
+    return drawn
+
+
 def main() -> None:
     """Measure every choice and print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
@@ -154,9 +168,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME=VALUE", help="these choices alone")
     parser.add_argument("--root", type=Path, default=Path("datasets/Textures"))
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--strength", type=float, default=1.0, help="share of a defect in the picture; less is fainter")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     study = STUDIES[arguments.model]
+    root = arguments.root / f"strength{arguments.strength:g}"
     every = study.training | study.inference
     choices = [(name, value) for name, values in every.items() for value in values]
     if arguments.only:
@@ -164,7 +180,9 @@ def main() -> None:
     base = {**study.base, "max_train_steps": arguments.steps or study.steps}
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
     for texture, seed in product(arguments.textures, arguments.seeds):
-        images = {"category": texture, "root": arguments.root}
+        images = {"category": texture, "root": root}
+        with patch.dict(DEFECTS, {kind: fainter(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}):
+            Textures(**study.images, **images).prepare_data()
         trained, figures = measure(study, images, seed, dict(base))
         found[0].append(figures)
         for number, (name, value) in enumerate(track(choices, f"{texture} {seed}"), start=1):
