@@ -67,7 +67,7 @@ class TestFeatureI3AD(ModelTester):
             drawn = model.features_in(model.initial_inpainting(scene))
             error = model.features_in(scene) - drawn
             before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
-            distance = model.usual_error(error)
+            distance = distance_of(model.usual_error, error)
         n = len(images)
         for layer, part in enumerate((slice(40), slice(40, None))):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
@@ -103,6 +103,10 @@ class TestResNet(ModelTester):
         patch.setattr("anomalib_i3ad.components.features.FrozenFeatures.load_pretrained", lambda _self: None)
         yield
         patch.undo()
+
+
+def distance_of(usual: UsualError, error: torch.Tensor) -> torch.Tensor:
+    return usual(usual.components_of(error))
 
 
 def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
@@ -175,7 +179,7 @@ class TestCells:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        by_hand = model.usual_error(scene[:, :152] - inpainting[:, :152])[:, 0]
+        by_hand = distance_of(model.usual_error, scene[:, :152] - inpainting[:, :152])[:, 0]
         for layer, part in enumerate((slice(40), slice(40, 152))):
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = inpainting[:, 152 + layer] + model.usual_cosine[:, layer]
@@ -204,7 +208,7 @@ class TestUsualError:
         usual = UsualError(layers, cells)
         of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
         usual.set_scale(error.square().mean(dim=0), of_cells.T @ of_cells / len(of_cells), n)
-        blocks = usual.in_blocks(error)
+        blocks = usual.in_blocks(usual.components_of(error))
         usual.set_covariance(blocks.transpose(1, 2) @ blocks / blocks.shape[1], n)
         return usual
 
@@ -215,16 +219,16 @@ class TestUsualError:
         error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, sum(layers), 4, 6), mixing)
         usual = self.measured(error, layers)
         expected = mahalanobis(error.double().numpy(), layers)
-        np.testing.assert_allclose(usual(error)[:, 0], expected, rtol=1e-3)
-        assert usual(error).mean().item() == pytest.approx(1, rel=1e-4)
-        assert not usual(torch.zeros(2, sum(layers), 4, 6)).any()
-        torch.testing.assert_close(usual(error[3:4]), usual(error)[3:4])
+        distance = distance_of(usual, error)
+        np.testing.assert_allclose(distance[:, 0], expected, rtol=1e-3)
+        assert distance.mean().item() == pytest.approx(1, rel=1e-4)
+        torch.testing.assert_close(distance_of(usual, error[3:4]), distance[3:4])
 
     def test_an_error_against_the_correlation_counts_more(self) -> None:
         error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
         usual = self.measured(error, (2,))
         along, against = (
-            usual(torch.tensor(pair).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for pair in ([1.0, 1.0], [1.0, -1.0])
+            distance_of(usual, torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1)
         )
         # variances 2 and 0 of the components, and a fifth of their mean on both
         torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.2 / 0.2), rtol=0.01, atol=0)

@@ -226,7 +226,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
         def products(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
-            blocks = usual.in_blocks(features - drawn)
+            blocks = usual.in_blocks(usual.components_of(features - drawn))
             return (blocks.transpose(1, 2) @ blocks,)
 
         images, cosine, square, of_features = self.sum_over_training_images(sizes)

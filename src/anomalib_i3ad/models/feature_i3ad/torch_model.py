@@ -136,9 +136,8 @@ class FeatureI3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        # a copy: what an exported loop reads may not share memory
-        features = self.features_in(scene).clone()
-        return (features, *self.directions(features))
+        features = self.features_in(scene)
+        return (self.usual_error.components_of(features), *self.directions(features))
 
     def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
@@ -152,11 +151,12 @@ class FeatureI3ADModel(IterativeModel):
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`: cosine and error against what is usual; usually 1."""
-        features, *directions = prepared
+        components, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
         # what is expected is usually as large as what is usual: the quotient is usually 1 / 2
         cosine = self.cosines(tuple(directions), drawn) / (expected + self.usual_cosine)
-        residual = cosine.mean(dim=1, keepdim=True) + self.usual_error(features - drawn) / 2
+        error = components - self.usual_error.components_of(drawn)
+        residual = cosine.mean(dim=1, keepdim=True) + self.usual_error(error) / 2
         return residual, residual
 
     def set_usual_cosine(self, cosine: torch.Tensor, count: int) -> None:

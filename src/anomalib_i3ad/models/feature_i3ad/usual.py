@@ -35,7 +35,7 @@ class UsualError(nn.Module):
         super().__init__()
         channels, (height, width) = sum(layers), cells
         kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
-        #: What errors are multiplied with, their components, and what these are multiplied with; NaN until known.
+        #: What features are multiplied with, their components, and what those of errors are; NaN until known.
         self.scale: torch.Tensor
         self.components: torch.Tensor
         self.whitening: torch.Tensor
@@ -50,15 +50,19 @@ class UsualError(nn.Module):
         share = torch.cat([torch.full((features,), 1 / len(layers) / features) for features in layers])
         self.register_buffer("share", share, persistent=False)
 
-    def in_blocks(self, error: torch.Tensor) -> torch.Tensor:
-        """Components ``(B, N * BLOCK * BLOCK, K)`` of errors ``(N, C, h, w)``, block by block."""
-        n, _, h, w = error.shape
-        values = torch.matmul(self.components, (error * self.scale).flatten(2))
-        values = values.reshape(n, -1, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(2, 4, 3, 5, 0, 1)
+    def components_of(self, features: torch.Tensor) -> torch.Tensor:
+        """Components ``(N, K, h, w)`` of features ``(N, C, h, w)``; those of an error are the difference of two."""
+        values = torch.matmul(self.components, (features * self.scale).flatten(2))
+        return values.unflatten(2, features.shape[2:])
+
+    def in_blocks(self, components: torch.Tensor) -> torch.Tensor:
+        """Components ``(N, K, h, w)``, block by block: ``(B, BLOCK * BLOCK * N, K)``."""
+        n, _, h, w = components.shape
+        values = components.reshape(n, -1, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(2, 4, 3, 5, 0, 1)
         return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
 
     def forward(self, error: torch.Tensor) -> torch.Tensor:
-        """Map errors ``(N, C, h, w)`` to distances ``(N, 1, h, w)``."""
+        """Map components of errors ``(N, K, h, w)`` to distances ``(N, 1, h, w)``."""
         n, _, h, w = error.shape
         distance = torch.matmul(self.in_blocks(error), self.whitening).square().sum(dim=-1)
         distance = distance.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
