@@ -66,6 +66,15 @@ class TestStrip:
         expected = mpl.colormaps["inferno"](0.25 / (0.25 + 0.1))[:3]
         np.testing.assert_allclose(tile_of(strip, 1, 2)[80, 80], expected, atol=0.003)
 
+    def test_oblong_images_keep_their_proportions(self) -> None:
+        strip = draw_film_strip(
+            torch.full((1, 3, 32, 64), 0.2), [], 0.1, "x", torch.full((32, 64), 0.5), torch.zeros(32, 64)
+        )
+        for row, colour in enumerate([(0.2,) * 3, (0.2,) * 3, COLOURS(0.5)[:3]]):
+            tile = tile_of(strip, 0, row)
+            np.testing.assert_allclose(tile[: TILE // 2], np.broadcast_to(colour, (TILE // 2, TILE, 3)), atol=0.005)
+            np.testing.assert_array_equal(tile[TILE // 2 :], 1)
+
     def test_one_residual_has_one_colour_in_every_strip(self) -> None:
         def strip(top: float) -> np.ndarray:
             residual = torch.full((1, 1, 20, 20), 0.2)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
-TILE = 256  # pixels
+TILE = 256  # pixels of a tile's longer side
 GAP = 8
 LINE = 26  # height of a line of text
 BAR = 18  # height of the colour scale
@@ -23,22 +23,23 @@ COLOURS = mpl.colormaps["inferno"]
 
 
 class Tile(NamedTuple):
-    """``pixels`` (TILE, TILE, 3) in [0, 1], and a title of at most 28 letters."""
+    """``pixels`` (h, w, 3) in [0, 1], at most TILE along each side, and a title of at most 28 letters."""
 
     title: str
     pixels: np.ndarray
 
 
 def pixels_of(image: torch.Tensor, mode: str = "bilinear") -> np.ndarray:
-    """``(1, C, H, W)`` in [0, 1] as a tile ``(TILE, TILE, C)``."""
+    """``(1, C, H, W)`` in [0, 1] as a tile ``(h, w, C)`` of the same proportions."""
     smooth = {} if mode == "nearest" else {"align_corners": False, "antialias": True}
-    tile = F.interpolate(image.detach().float().cpu(), (TILE, TILE), mode=mode, **smooth)  # type: ignore[arg-type]
+    size = [round(TILE * side / max(image.shape[-2:])) for side in image.shape[-2:]]
+    tile = F.interpolate(image.detach().float().cpu(), size, mode=mode, **smooth)  # type: ignore[arg-type]
     return tile[0].permute(1, 2, 0).clamp(0, 1).numpy()
 
 
 def outlined(pixels: np.ndarray, mask: torch.Tensor, colour: np.ndarray) -> np.ndarray:
     """Draw the outline of a mask ``(H, W)`` on a tile, around what it holds."""
-    inside = F.interpolate(mask.detach().float().cpu()[None, None], (TILE, TILE))
+    inside = F.interpolate(mask.detach().float().cpu()[None, None], pixels.shape[:2])
     # max-pooling minus the region itself: two pixels around it
     around = (F.max_pool2d(inside, 5, 1, 2) - inside)[0, 0].numpy() > 0
     return np.where(around[..., None], colour, pixels)
