@@ -58,15 +58,17 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
 
 
 def _beyond(scores: np.ndarray, q: float) -> float | None:
-    """Upper prediction limit of a log-normal distribution, where scores are too few for a quantile; else ``None``.
+    """Upper prediction limit of a gamma distribution, where positive scores are too few for a quantile; else ``None``.
 
-    The largest of 20 scores differs much from one choice of images to the next.
+    The largest of 20 scores differs much from one choice of images to the next. Means of squared errors are about gamma
+    distributed; fitted by moments, its quantile is Wilson and Hilferty's (1931).
     """
     count = scores.size
     if count < 2 or not 0 < count * (1 - q) < 1 or scores.min() <= 0:  # of one there is no deviation
         return None
-    logs = np.log(scores.astype(np.float64))
-    return float(np.exp(logs.mean() + NormalDist().inv_cdf(q) * logs.std(ddof=1) * (1 + 1 / count) ** 0.5))
+    mean = scores.mean(dtype=np.float64)
+    spread = scores.std(ddof=1, dtype=np.float64) / mean / 3  # of the cube root of scores over their mean
+    return float(mean * (1 - spread**2 + NormalDist().inv_cdf(q) * (1 + 1 / count) ** 0.5 * spread) ** 3)
 
 
 class QuantilePostProcessor(PostProcessor):
@@ -78,8 +80,8 @@ class QuantilePostProcessor(PostProcessor):
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
     s and t are first counted from the lowest of these. Models may have no maps.
 
-    Where there are too few images for the image quantile, 100 for 0.99, it is that of a log-normal distribution fitted
-    to their scores, if these are positive.
+    Where there are too few images for the image quantile, 100 for 0.99, it is that of a gamma distribution fitted to
+    their scores, if these are positive.
 
     Args:
         image_quantile: Share of normal images whose scores stay below the image threshold.
