@@ -3,7 +3,7 @@
 NNCF does not look into a Loop, so the body of every loop is quantised as a graph of its own, on the values that really
 enter it, and put back. Only what lies between convolutions is quantised: resize, residual, thresholds and score stay
 in float. So do the convolutions whose rounding errors are large beside the residuals of normal images: the first, which
-reads the image, and depthwise ones, whose channels differ in range.
+reads the image, depthwise ones, whose channels differ in range, and the first half of a frozen network.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +18,8 @@ from openvino.op.util import MergedInputDescription
 from anomalib_i3ad.deploy.graph import FP32, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
+#: In the names of a frozen network's weights.
+FROZEN = "features.network"
 #: What gates consist of: they are computed in float anyway, so rounding between them costs time and accuracy.
 GATES = ["Elu", "Sigmoid", "Multiply"]
 
@@ -73,16 +75,31 @@ def _outside(model: ov.Model) -> list[str]:
 
 
 def _delicate(model: ov.Model) -> list[str]:
-    """Names of depthwise convolutions, and of those that read the image: nothing but it comes before them."""
+    """Names of the convolutions that stay in float.
+
+    Depthwise ones, those that read the image, which nothing else comes before, and the first half of a frozen network.
+    """
     convolutions = _convolutions(model)
     images = {node.get_instance_id() for node in model.get_parameters()}
     every = images | {node.get_instance_id() for node in convolutions}
+    frozen = [node for node in convolutions if FROZEN in _weights_of(node)]
+    early = {node.get_instance_id() for node in frozen[: len(frozen) // 2]}
     return [
         node.get_friendly_name()
         for node in convolutions
         if node.get_type_name() == "GroupConvolution"
+        or node.get_instance_id() in early
         or _reached([node], forwards=False) & every == images | {node.get_instance_id()}
     ]
+
+
+def _weights_of(node: ov.Node) -> str:
+    """Name of a convolution's weights in the torch model."""
+    constant = node.input_value(1).get_node()
+    while constant.get_type_name() != "Constant":
+        constant = constant.input_value(0).get_node()
+    name: str = constant.get_friendly_name()
+    return name
 
 
 def _leave_in_float(model: ov.Model, outside: set[str]) -> None:
