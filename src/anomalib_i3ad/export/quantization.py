@@ -94,11 +94,11 @@ def _delicate(model: ov.Model) -> list[str]:
 
 
 def _weights_of(node: ov.Node) -> str:
-    """Name of a convolution's weights in the torch model."""
-    constant = node.input_value(1).get_node()
-    while constant.get_type_name() != "Constant":
-        constant = constant.input_value(0).get_node()
-    name: str = constant.get_friendly_name()
+    """Name of a convolution's weights in the torch model, or of what they are computed from."""
+    source = node.input_value(1).get_node()
+    while source.get_input_size():
+        source = source.input_value(0).get_node()
+    name: str = source.get_friendly_name()
     return name
 
 
