@@ -46,7 +46,10 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
         ValueError: If there are no values at all.
         FloatingPointError: If the values are not finite.
     """
-    pooled = _pooled(values, trainer)
+    return _quantile(_pooled(values, trainer), q)
+
+
+def _quantile(pooled: np.ndarray, q: float) -> float:
     if not pooled.size:
         msg = "there is no normal validation image to calibrate on: set the datamodule's val_split_mode to from_train"
         raise ValueError(msg)
@@ -158,10 +161,11 @@ class QuantilePostProcessor(PostProcessor):
         ):
             if values is self._maps and not values:
                 continue
-            lowest.fill_(min(quantile(values, 0, trainer), 0))
-            found = quantile(values, q, trainer)
-            found = _beyond(_pooled(values, trainer), q) or found
-            threshold.fill_(max(found, lowest.item() + SMALLEST_THRESHOLD))
+            # once: pixels are many, and gathered from every process
+            pooled = _pooled(values, trainer)
+            lowest.fill_(min(_quantile(pooled, 0), 0))
+            found = _quantile(pooled, q)
+            threshold.fill_(max(_beyond(pooled, q) or found, lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
         few = count * (1 - self.image_quantile) < 1
         if count != self.normal_images:  # once a fit, which may validate every epoch

@@ -129,11 +129,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
         def moments(cells: torch.Tensor) -> Sums:
             cells = cells.double()
-            return (
-                torch.ones_like(cells).sum(dim=(0, 2, 3)),
-                cells.sum(dim=(0, 2, 3)),
-                cells.square().sum(dim=(0, 2, 3)),
-            )
+            return tuple(part.sum(dim=(0, 2, 3)) for part in (torch.ones_like(cells), cells, cells.square()))
 
         count, total, squares = self.sum_over_training_images(moments)
         mean = total / count
