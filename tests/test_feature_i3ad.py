@@ -71,7 +71,7 @@ class TestFeatureI3AD(ModelTester):
         n = len(images)
         for layer, part in enumerate((slice(40), slice(40, None))):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
-            expected = (n * mean + 10 * mean.mean()) / (n + 10)
+            expected = (n * mean + 30 * mean.mean()) / (n + 30)
             np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
         by_hand = mahalanobis(error.double().numpy(), (40, 112))
         np.testing.assert_allclose(distance[:, 0], by_hand, rtol=0.02)
@@ -114,18 +114,18 @@ def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
     n, _, height, width = error.shape
     share = np.concatenate([np.full(of_layer, 1 / len(layers) / of_layer) for of_layer in layers])[:, None, None]
     square = np.square(error).mean(axis=0)
-    usual = (n * square + 10 * square.mean(axis=(1, 2), keepdims=True)) / (n + 10)
+    usual = (n * square + 30 * square.mean(axis=(1, 2), keepdims=True)) / (n + 30)
     everywhere = error * np.sqrt(share / square.mean(axis=(1, 2), keepdims=True))
     flat = everywhere.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
-    components = np.linalg.svd(flat, full_matrices=False)[2][:48]
+    components = np.linalg.svd(flat, full_matrices=False)[2][:96]
     values = np.einsum("kc,nchw->hwnk", components, error * np.sqrt(share / usual))
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
     products = np.stack([block.T @ block / (4 * n) for block in blocks])
-    covariance = (n * products + 10 * products.mean(axis=0)) / (n + 10)
+    covariance = (n * products + 30 * products.mean(axis=0)) / (n + 30)
     found = []
     for block, matrix in zip(blocks, covariance, strict=True):
-        floor = 0.2 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+        floor = 0.1 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
         found.append((block * np.linalg.solve(matrix + floor, block.T).T).sum(axis=1))
     distance = np.stack(found) / np.mean(found)
     return distance.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
@@ -139,7 +139,7 @@ def model() -> FeatureI3ADModel:
     model.std.uniform_(0.5, 2)
     model.usual_cosine.uniform_(0.2, 0.5)
     model.usual_error.set_scale(torch.rand(152, 16, 16) + 0.5, torch.eye(152), 10)
-    mixing = torch.randn(64, 48, 48)
+    mixing = torch.randn(64, 96, 96)
     model.usual_error.set_covariance(mixing @ mixing.transpose(1, 2), 10)
     return model
 
@@ -230,8 +230,8 @@ class TestUsualError:
         along, against = (
             distance_of(usual, torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1)
         )
-        # variances 2 and 0 of the components, and a fifth of their mean on both
-        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.2 / 0.2), rtol=0.01, atol=0)
+        # variances 2 and 0 of the components, and a tenth of their mean on both
+        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.1 / 0.1), rtol=0.01, atol=0)
 
 
 class TestGuardMargin:

@@ -81,7 +81,7 @@ STUDIES = {
             "MARGIN": [0, 1],
             "NEIGHBOURHOOD": [1],
             "PRIOR": [1e9],
-            "COMPONENTS": [24, 96],
+            "COMPONENTS": [24, 48],
             "FLOOR": [0.05, 1e9],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
