@@ -19,6 +19,7 @@ from .check import compare, describe, write_report
 from .images import drawn_images, training_images
 from .on_demand import on_demand
 from .quantization import Quantized, quantize
+from .storage import store_small
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def export(
         model = nncf.compress_weights(model)
     half = compression_type == CompressionType.FP16
     model = graphs.in_form(on_demand(model), unrolled=unroll, image_input=image_input, half=half)
+    model = store_small(model)
     agreement = compare(module, model, compared)
     path = folder / f"{model_file_name}.xml"
     path = graphs.save_model(model, graphs.served_path(path) if model_server else path)

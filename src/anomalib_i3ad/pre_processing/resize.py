@@ -39,7 +39,8 @@ class AntialiasedResize(Resize):
         if not isinstance(inpt, torch.Tensor) or isinstance(inpt, tv_tensors.Mask) or not inpt.is_floating_point():
             return super().transform(inpt, params)
         height, width = self.size
-        if not torch.compiler.is_exporting() and inpt.shape[-2:] == (height, width):
+        # a symbolic side of a graph for images of any size equals nothing
+        if all(isinstance(side, int) and side == own for side, own in zip(inpt.shape[-2:], self.size, strict=True)):
             return inpt
         if isinstance(inpt, tv_tensors.TVTensor):  # torch.export cannot trace the unwrapping
             return tv_tensors.wrap(self.transform(inpt.as_subclass(torch.Tensor), params), like=inpt)
