@@ -51,20 +51,23 @@ class UsualError(nn.Module):
         self.register_buffer("share", share, persistent=False)
 
     def components_of(self, features: torch.Tensor) -> torch.Tensor:
-        """Components ``(N, K, h, w)`` of features ``(N, C, h, w)``; those of an error are the difference of two."""
-        values = torch.matmul(self.components, (features * self.scale).flatten(2))
-        return values.unflatten(2, features.shape[2:])
+        """Components ``(N, h, w, K)`` of features ``(N, C, h, w)``; those of an error are the difference of two."""
+        return torch.matmul((features * self.scale).permute(0, 2, 3, 1), self.components.T)
 
     def in_blocks(self, components: torch.Tensor) -> torch.Tensor:
-        """Components ``(N, K, h, w)``, block by block: ``(B, BLOCK * BLOCK * N, K)``."""
-        n, _, h, w = components.shape
-        values = components.reshape(n, -1, h // BLOCK, BLOCK, w // BLOCK, BLOCK).permute(2, 4, 3, 5, 0, 1)
+        """Components ``(N, h, w, K)``, block by block: ``(B, BLOCK * BLOCK * N, K)``."""
+        n, h, w, _ = components.shape
+        values = components.reshape(n, h // BLOCK, BLOCK, w // BLOCK, BLOCK, -1).permute(1, 3, 2, 4, 0, 5)
         return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
 
     def forward(self, error: torch.Tensor) -> torch.Tensor:
-        """Map components of errors ``(N, K, h, w)`` to distances ``(N, 1, h, w)``."""
-        n, _, h, w = error.shape
-        distance = torch.matmul(self.in_blocks(error), self.whitening).square().sum(dim=-1)
+        """Map components of errors ``(N, h, w, K)`` to distances ``(N, 1, h, w)``."""
+        n, h, w, _ = error.shape
+        blocks, half = self.in_blocks(error), self.whitening.shape[-1] // 2
+        # below its diagonal the whitening is 0: a quarter of it need not be stored, nor read from memory, which takes
+        # longer than the products
+        upper = torch.matmul(blocks[..., :half], self.whitening[:, :half, :half])
+        distance = upper.square().sum(dim=-1) + torch.matmul(blocks, self.whitening[..., half:]).square().sum(dim=-1)
         distance = distance.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
         return distance.reshape(n, 1, h, w)
 
