@@ -52,7 +52,7 @@ def residual_of(model: IterativeModel, scene: torch.Tensor, inpainting: torch.Te
 
 def draw_the_scene(model: IterativeModel, scene: torch.Tensor) -> None:
     """Let the network draw what is there."""
-    model.draw = lambda given, _hole: scene.repeat_interleave(len(given) // len(scene), dim=0)
+    model.draw = lambda given, _hole: scene.repeat(len(given) // len(scene), 1, 1, 1)
     model.initial_inpainting = lambda given: IterativeModel.initial_inpainting(model, given)
 
 

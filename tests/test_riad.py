@@ -39,7 +39,7 @@ class Recorder(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen.append(x)
-        return self.image.repeat_interleave(len(x) // len(self.image), dim=0)
+        return self.image.repeat(len(x) // len(self.image), 1, 1, 1)
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ class TestReconstruction:
         model(image)
         (seen,) = recorder.seen
         assert seen.shape == (2 * 4 * 3, 3, 64, 96)
-        hidden = (seen.reshape(2, 4, 3, 3, 64, 96) == 0).float()
-        assert torch.equal(hidden.sum(dim=2), torch.ones(2, 4, 3, 64, 96))
+        hidden = (seen.reshape(4, 3, 2, 3, 64, 96) == 0).float()
+        assert torch.equal(hidden.sum(dim=1), torch.ones(4, 2, 3, 64, 96))
 
     def test_takes_each_pixel_where_it_was_hidden(self, model: RiadModel) -> None:
         image = make_images(1, 64, 96)

@@ -24,9 +24,10 @@ def draw_hidden(
     Returns:
         ``(N, S, C, H, W)``, each pixel taken from the drawing in which it was hidden.
     """
-    n, c, h, w = image.shape
-    ways, parts = holes.shape[:2]
-    images = image[:, None].expand(n, ways * parts, c, h, w).reshape(-1, c, h, w)
-    all_holes = holes.flatten(0, 1)[None].expand(n, ways * parts, 1, h, w).reshape(-1, 1, h, w)
-    drawn = draw(images, all_holes).reshape(n, ways, parts, c, h, w)
-    return (drawn * holes).sum(dim=2)
+    # feature maps never in five dimensions: else an exported graph rearranges them in memory; and neither len(),
+    # split() nor repeat_interleave(), which fix the batch size in it
+    n, (ways, parts) = image.shape[0], holes.shape[:2]
+    each = holes.flatten(0, 1)
+    drawn = draw(image.repeat(len(each), 1, 1, 1), each[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1))
+    kept = [drawn.narrow(0, i * n, n) * hole for i, hole in enumerate(each)]
+    return torch.stack([sum(kept[i * parts + 1 : (i + 1) * parts], kept[i * parts]) for i in range(ways)], dim=1)
