@@ -134,6 +134,42 @@ class TestInspector:
         with pytest.raises(ImageError, match=r"gone.png: cannot be read: No such file"):
             Inspector(exported).inspect(tmp_path / "gone.png")
 
+    def test_keeps_a_copy_of_what_it_inspects(self, exported: Path) -> None:
+        """A camera's buffer holds the next image at once."""
+        inspector, buffer = Inspector(exported), make_pixels(400, 500, seed=1)
+        expected = inspector.inspect(buffer).score
+        assert abs(inspector.inspect(make_pixels(400, 500, seed=2)).score - expected) > 1e-4
+        for _ in range(3):
+            buffer[:] = make_pixels(400, 500, seed=1)
+            ticket = inspector.start(buffer)
+            buffer[:] = make_pixels(400, 500, seed=2)
+            assert inspector.finish(ticket).score == expected
+            assert np.array_equal(ticket.image, make_pixels(400, 500, seed=1))
+
+    def test_does_not_depend_on_its_files_once_it_is_read(self, exported: Path, tmp_path: Path) -> None:
+        for suffix in (".xml", ".bin"):
+            shutil.copy(exported.with_suffix(suffix), tmp_path / f"model{suffix}")
+        inspector = Inspector(tmp_path / "model.xml")
+        expected = inspector.inspect(make_pixels()).score
+        with (tmp_path / "model.bin").open("r+b") as file:  # as the beginning of a copy over it
+            file.truncate(0)
+        assert inspector.inspect(make_pixels()).score == expected
+        assert 0 <= inspector.inspect(make_pixels(80, 60)).score < 1
+
+    def test_refuses_a_hint_that_is_none(self, exported: Path) -> None:
+        with pytest.raises(ValueError, match="hint 'fast' must be one of latency, throughput"):
+            Inspector(exported, hint="fast")
+
+    @pytest.mark.parametrize("shape", [[-1, 3], [-1, 1, -1, -1], [8, 3, 64, 64], [-1, 64, 64, 3]])
+    def test_refuses_a_model_of_other_images(self, tmp_path: Path, shape: list[int]) -> None:
+        image = ops.parameter(shape, np.float32, "image")
+        outputs = [ops.result(ops.relu(image)) for _ in graph.OUTPUTS]
+        for output, name in zip(outputs, graph.OUTPUTS, strict=True):
+            output.output(0).get_tensor().set_names({name})
+        graph.save_model(ov.Model(outputs, [image]), tmp_path / "model.xml")
+        with pytest.raises(ModelError, match="not a model of colour images, one at a time"):
+            Inspector(tmp_path / "model.xml")
+
     def test_names_a_device_that_is_not_there(self, exported: Path) -> None:
         with pytest.raises(ModelError, match=r"device GPU\.7: not on this machine, which has CPU"):
             Inspector(exported, device="GPU.7")
@@ -388,6 +424,7 @@ class TestInspect:
             ({"--device": "GPU"}, "device GPU: not on this machine"),
             ({"--threshold": "7"}, r"image_threshold 7.0 must lie in"),
             ({"--source": "taken"}, "taken: neither an image nor a video"),
+            ({"--source": "20240101123000"}, "20240101123000: there is no such folder or file"),
         ],
     )
     def test_what_cannot_start_says_so_in_one_line(
@@ -487,6 +524,26 @@ class TestSources:
         result = Inspector(exported).inspect(make_pixels(seed=3))
         assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
 
+    def test_a_video_that_ends_early_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        path = tmp_path / "video.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (90, 70))
+        for seed in range(20):
+            writer.write(np.ascontiguousarray(make_pixels(seed=seed)[..., ::-1]))
+        writer.release()
+        assert len(list(sources.video_frames(str(path)))) == 20
+        assert not caplog.records
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        read = len(list(sources.video_frames(str(path))))
+        assert 0 < read < 20
+        assert [record.message for record in caplog.records] == [
+            f"{path}: {read} frames can be read of the 20 that it tells of"
+        ]
+
+    def test_a_folder_may_be_named_by_digits(self, exported: Path, folder: Path, tmp_path: Path) -> None:
+        folder.rename("2024")
+        assert command_line.main(command(exported, "2024", tmp_path / "out")) == 0
+        assert len(rows_of(tmp_path / "out")) == 40
+
     def test_watch_waits_until_a_file_is_written(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -496,7 +553,12 @@ class TestSources:
         watched.mkdir()
         (watched / "before.png").write_bytes(data)
 
+        def wait_for_rows(count: int) -> None:
+            while not (out / "results.csv").exists() or len(rows_of(out)) < count:
+                time.sleep(0.02)
+
         def camera() -> None:
+            wait_for_rows(1)
             with (watched / "slow.png").open("wb", buffering=0) as file:
                 for part in range(0, len(data), len(data) // 5 + 1):
                     file.write(data[part : part + len(data) // 5 + 1])
@@ -505,8 +567,7 @@ class TestSources:
             time.sleep(0.2)
             (tmp_path / "away").rename(watched)
             (watched / "after.png").write_bytes(data)
-            while not (out / "results.csv").exists() or len(rows_of(out)) < 3:
-                time.sleep(0.02)
+            wait_for_rows(3)
             os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=camera)
@@ -582,6 +643,21 @@ def test_hundreds_of_bad_files_do_not_stop_a_run(exported: Path, tmp_path: Path,
     errors = capfd.readouterr().err
     assert f"{len(rows)} images" in errors
     assert "more; see the column error" in errors
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", "closed pipe", "none"])
+def test_nobody_who_listens_stops_no_run(exported: Path, folder: Path, tmp_path: Path, stderr: str) -> None:
+    code = "import sys; from anomalib_i3ad.deploy import command_line, progress; progress.ELSEWHERE = 0; "
+    code += "sys.stderr = None; " if stderr == "none" else ""
+    code += "sys.exit(command_line.main(sys.argv[1:]))"
+    run = [sys.executable, "-c", code, *command(exported, folder, tmp_path / "out")]
+    listener = os.open("/dev/full", os.O_WRONLY)
+    if stderr == "closed pipe":
+        reading, listener = os.pipe()
+        os.close(reading)
+    assert subprocess.run(run, stderr=listener, check=False).returncode == 0
+    os.close(listener)
+    assert len(rows_of(tmp_path / "out")) == 40
 
 
 def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Path, tmp_path: Path) -> None:

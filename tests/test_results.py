@@ -1,6 +1,7 @@
 """Results at the line belong to what is there now: its files, the model and the thresholds; and to one process."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -155,7 +157,12 @@ class TestSecondStart:
         assert first == sources.identity_of(str(path))
         path.write_bytes(b"another")
         assert sources.identity_of(str(path)) != first
-        assert sources.identity_of("rtsp://me:p@ss@camera/1") == "camera rtsp-camera"
+
+    def test_two_cameras_of_one_host_are_two_sources(self) -> None:
+        first = sources.identity_of("rtsp://me:p@ss@camera/1")
+        assert first.startswith("camera rtsp-camera, ")
+        assert sources.identity_of("rtsp://another:word@camera/1") == first
+        assert sources.identity_of("rtsp://me:p@ss@camera/2") != first
 
 
 class TestOwnPictures:
@@ -166,6 +173,13 @@ class TestOwnPictures:
             assert command_line.main(arguments) == 0
             assert set(read_rows(tmp_path / out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
             assert len(list((tmp_path / out / "defective").iterdir())) == 5
+
+    def test_nor_are_those_of_another_run(self, exported: Path, source: Path, tmp_path: Path) -> None:
+        assert command_line.main(command(exported, source, source / "results", "--threshold", "0")) == 0
+        assert len(list((source / "results" / "defective").iterdir())) == 5
+        for out in (source / "results2", tmp_path / "out"):
+            assert command_line.main(command(exported, source, out, "--threshold", "1")) == 0
+            assert set(read_rows(out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
 
     def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
         (tmp_path / "out" / "defective" / "sub").mkdir(parents=True)
@@ -199,6 +213,21 @@ class TestWatch:
         assert look() == []
         assert passed == {sources.BEFORE: 3, "folder of results": 1}
 
+    def test_a_file_that_stays_locked_is_inspected_in_the_end(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sources, "_is_whole", lambda path: path.name != "2.bmp")
+        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        assert [frame.name for frame in iter(partial(next, frames), None)] == ["0.bmp", "1.bmp", "3.bmp", "4.bmp"]
+        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        assert [frame.name for frame in iter(partial(next, frames), None)] == ["2.bmp"]
+
+    def test_a_file_that_cannot_be_read_is_not_whole(self, source: Path) -> None:
+        assert sources._is_whole(source / "0.bmp")
+        (source / "1.bmp").write_bytes(content(1)[:-1])
+        assert not sources._is_whole(source / "1.bmp")
+        assert not sources._is_whole(source / "gone.bmp")
+
 
 class TestPassedOver:
     def test_is_told(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -211,10 +240,30 @@ class TestPassedOver:
         told = "passed over: 2 .gif, 1 .txt, 3 hidden, 1 linked folder, 1 without suffix\n"
         assert told in capfd.readouterr().err
 
-    def test_a_folder_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
-        passed: Counter[str] = Counter()
-        assert not list(sources.folder_frames(tmp_path / "gone", None, passed))
-        assert passed == {"folder that cannot be read": 1}
+    def test_a_folder_that_cannot_be_read_is_told(
+        self,
+        exported: Path,
+        source: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture,
+    ) -> None:
+        (source / "sub").mkdir()
+        look = os.scandir
+
+        def refuse(path: str | os.PathLike) -> object:
+            if str(path) in refused:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return look(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        refused = {str(source / "sub")}
+        assert command_line.main(command(exported, source, tmp_path / "out")) == 1
+        assert len(rows_of(tmp_path / "out")) == 5
+        assert "passed over: 1 folder that cannot be read" in capfd.readouterr().err
+        refused = {str(source)}
+        assert command_line.main(command(exported, source, tmp_path / "out")) == 2
+        assert f"{source}: the folder cannot be read: Permission denied" in capfd.readouterr().err
 
 
 def test_only_one_process_writes(exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -244,6 +293,29 @@ def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -
 class TestResults:
     def row(self, name: str, **more: object) -> dict[str, object]:
         return {**dict.fromkeys(FIELDS), "image": name, "size": 1, "mtime_ns": 2, **more}
+
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_that_are_removed_meanwhile_are_begun_anew(
+        self, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = tmp_path / "out" / f"results.{suffix}"
+        with closing(Results(path)) as file:
+            file.append(self.row("a"))
+            shutil.rmtree(path.parent)
+            file.append(self.row("b"))
+            file.append(self.row("c"))
+        assert [row["image"] for _, row in results.rows_in(path)] == ["b", "c"]
+        assert [record.message for record in caplog.records] == [f"{path}: was removed; another one is begun"]
+
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    @pytest.mark.parametrize("name", ["a\rb", "a\nb", "\r", 'a,"b', "a\r\n"])
+    def test_any_name_comes_back(self, tmp_path: Path, suffix: str, name: str) -> None:
+        path = tmp_path / f"results.{suffix}"
+        with closing(Results(path)) as file:
+            file.append(self.row(name))
+            file.append(self.row("z"))
+        with closing(Results(path)) as file:
+            assert file.done == {name: (1, 2), "z": (1, 2)}
 
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
     def test_the_last_row_of_an_image_stays(self, tmp_path: Path, suffix: str) -> None:

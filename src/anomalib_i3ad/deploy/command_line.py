@@ -15,9 +15,10 @@ from threading import Event
 from .engine import Inspector
 from .graph import ModelError
 from .pipeline import run
+from .progress import say
 from .results import Results
 from .results_folder import ClaimError, claimed
-from .sources import SourceError, frames_of, identity_of
+from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
 #: Exit codes beside 0: some images could not be inspected; the run could not start, or could not write.
 SOME_FAILED, CANNOT = 1, 2
@@ -95,11 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress = run(inspector, frames, results, pictures, stop, decoders=decoders)
             progress.close(passed)
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
-        print(f"anomalib-i3ad inspect: {error}", file=sys.stderr)
+        say(f"anomalib-i3ad inspect: {error}")
         return CANNOT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if signals:
         return 128 + signals[0]
-    return SOME_FAILED if progress.failed else 0
+    return SOME_FAILED if progress.failed or passed[UNREADABLE] else 0

@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -88,6 +88,9 @@ class Inspector:
             if not 0 <= threshold <= 1:
                 msg = f"{name} {threshold} must lie in [0, 1]; 0.5 is the calibrated one"
                 raise ValueError(msg)
+        if hint not in get_args(Hint):
+            msg = f"hint {hint!r} must be one of {', '.join(get_args(Hint))}"
+            raise ValueError(msg)
         self.image_threshold = image_threshold
         self.pixel_threshold = pixel_threshold
         core = ov.Core()
@@ -117,7 +120,8 @@ class Inspector:
         """Begin to inspect an image; more than ``parallel`` under way gain nothing.
 
         Args:
-            image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, any size; a graph of fixed size gets it resized.
+            image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, any size; a graph of fixed size gets it resized. It is
+                copied: the array may change at once.
 
         Returns:
             What :meth:`finish` takes.
@@ -128,12 +132,15 @@ class Inspector:
         if image.dtype != np.uint8 or image.ndim not in {2, 3} or not image.size or image.shape[2:] not in {(), (3,)}:
             msg = f"image of shape {image.shape} and type {image.dtype}: needed is (H, W, 3) RGB or (H, W), uint8"
             raise ImageError(msg)
+        given = image
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
         if self._size and self._size != image.shape[1::-1]:
             shrinks = self._size[0] < image.shape[1]
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         image = np.ascontiguousarray(image)
+        if np.may_share_memory(image, given):  # which may hold the camera's next image before this one is done
+            image = image.copy()
         try:
             request = self._free.pop()
         except IndexError:  # other images, maybe of other threads, have them all

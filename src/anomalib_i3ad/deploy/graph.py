@@ -44,8 +44,11 @@ def read_model(path: str | Path) -> ov.Model:
         if not needed.is_file():
             msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
             raise ModelError(msg)
+    core = ov.Core()
+    # or a file that is replaced meanwhile would change the model that is running, or end its process
+    core.set_property({"ENABLE_MMAP": False})
     try:
-        model = ov.Core().read_model(path)
+        model = core.read_model(path)
     except RuntimeError as error:
         msg = f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]}); export the model again"
         raise ModelError(msg) from error
@@ -55,6 +58,11 @@ def read_model(path: str | Path) -> ov.Model:
             f"{path}: not a model of anomalib: it has {len(model.inputs)} inputs and the outputs "
             f"{sorted(names)}; needed are one image and {', '.join(OUTPUTS)}"
         )
+        raise ModelError(msg)
+    taken = model.input(0).get_partial_shape()
+    image = [1, -1, -1, 3] if takes_bytes(model) else [1, 3, -1, -1]
+    if not taken.compatible(ov.PartialShape(image)):
+        msg = f"{path}: not a model of colour images, one at a time: its input is {taken}, needed is {image}"
         raise ModelError(msg)
     if model.has_rt_info([OWN_INFO, "weights_sha256"]):
         expected = model.get_rt_info([OWN_INFO, "weights_sha256"]).astype(str)

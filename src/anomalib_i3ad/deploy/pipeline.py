@@ -1,10 +1,8 @@
 """Inspection of many images: decoding, inference and writing at the same time, whatever is wrong with some of them."""
 
 import logging
-import sys
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -18,15 +16,11 @@ import numpy as np
 from .decoding import ImageError
 from .engine import Inspection, Inspector, Ticket
 from .overlay import picture, write_picture
+from .progress import Progress
 from .results import FIELDS, Results
 from .sources import Frame, Frames
 
 logger = logging.getLogger(__name__)
-
-#: Latest latencies of which percentiles are told, and errors that are listed at the end.
-REMEMBERED, LISTED = 10_000, 20
-#: Seconds between two updates of the progress, on a terminal and elsewhere.
-ON_TERMINAL, ELSEWHERE = 0.2, 30.0
 
 
 class Outcome(NamedTuple):
@@ -94,72 +88,6 @@ def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Ou
                 decoding.append((frame, pool.submit(_read, frame)))
                 yield from advance(decoders, inspector.parallel)
         yield from advance(0, 0)
-
-
-class Progress:
-    """Counts, speed and latencies of a run, shown on standard error.
-
-    Args:
-        total: How many images there are, if that is known.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.images = self.defective = self.dropped = 0
-        self.errors: list[str] = []
-        self.failed = 0
-        self._latencies: deque[float] = deque(maxlen=REMEMBERED)
-        self._started = time.perf_counter()
-        self._shown = self._started
-        self._terminal = sys.stderr.isatty()
-
-    def add(self, outcome: Outcome) -> None:
-        """Count an image and, from time to time, show where the run stands."""
-        self.images += 1
-        self.dropped += outcome.frame.dropped
-        if outcome.result is None:
-            self.fail(f"{outcome.frame.name}: {outcome.error}")
-        else:
-            self.defective += outcome.result.label
-            self._latencies.append(outcome.result.milliseconds)
-        now = time.perf_counter()
-        if now - self._shown > (ON_TERMINAL if self._terminal else ELSEWHERE):
-            self._shown = now
-            print(
-                f"\r{self}" if self._terminal else str(self), end="\x1b[K" if self._terminal else "\n", file=sys.stderr
-            )
-
-    def fail(self, message: str) -> None:
-        """Count an error and keep the first ones."""
-        self.failed += 1
-        if len(self.errors) < LISTED:
-            self.errors.append(message)
-
-    def __str__(self) -> str:
-        """One line of figures."""
-        of = "" if self.total is None else f"/{self.total}"
-        speed = self.images / max(time.perf_counter() - self._started, 1e-9)
-        line = f"{self.images}{of} images, {self.defective} defective, {self.failed} errors, {speed:.1f} images/s"
-        if self.dropped:
-            line += f", {self.dropped} dropped"
-        if self._latencies:
-            p50, p95, p99 = np.percentile(np.array(self._latencies), (50, 95, 99))
-            line += f", inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms"
-        return line
-
-    def close(self, passed: Mapping[str, int] | None = None) -> None:
-        """Show the final figures and what went wrong.
-
-        Args:
-            passed: How many files of which kind were passed over.
-        """
-        lines = [("\r" if self._terminal else "") + str(self) + ("\x1b[K" if self._terminal else "")]
-        if passed:
-            lines.append("passed over: " + ", ".join(f"{count} {kind}" for kind, count in sorted(passed.items())))
-        lines += self.errors
-        if self.failed > len(self.errors):
-            lines.append(f"... and {self.failed - len(self.errors)} more; see the column error")
-        print("\n".join(lines), file=sys.stderr)
 
 
 def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspector) -> str:
@@ -234,7 +162,9 @@ def run(
 
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
-            progress.add(outcome)
+            progress.add(outcome.result, outcome.frame.dropped)
+            if outcome.result is None:
+                progress.fail(f"{outcome.frame.name}: {outcome.error}")
             writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()

@@ -28,8 +28,8 @@ def to_line(row: dict[str, Any], *, as_json: bool) -> bytes:
     if as_json:
         return json.dumps(row).encode() + b"\n"
     text = io.StringIO()
-    csv.DictWriter(text, FIELDS, lineterminator="\n").writerow(row)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    csv.DictWriter(text, FIELDS, lineterminator="\r\n").writerow(row)  # it quotes names that hold one of the two
+    return (text.getvalue().removesuffix("\r\n") + "\n").encode("utf-8", "surrogateescape")
 
 
 def _header(*, as_json: bool) -> bytes:
@@ -166,7 +166,7 @@ class Results:
         if there != self._end:
             os.ftruncate(self._file.fileno(), self._end)
         self._waiting: list[bytes] = []
-        if not self._end and header:
+        if not self._end:
             self._write(header)
 
     def _count(self, row: dict[str, Any]) -> None:
@@ -179,6 +179,13 @@ class Results:
     def _write(self, line: bytes) -> None:
         if line:
             self._waiting.append(line)
+        if not os.fstat(self._file.fileno()).st_nlink and not self.path.exists():
+            logger.warning("%s: was removed; another one is begun", self.path)
+            self._file.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+            self._end = 0
+            self._waiting[:0] = filter(None, [_header(as_json=self._as_json)])
         lines = b"".join(self._waiting)
         try:
             written = self._file.write(lines)

@@ -79,6 +79,11 @@ def _check(folder: Path, of: dict[str, Any]) -> None:
         raise ClaimError(msg)
 
 
+def is_folder_of_results(folder: Path) -> bool:
+    """Whether a run, maybe another one, writes there or has written there."""
+    return (folder / LOCK).exists() and (folder / BELONGS).exists()
+
+
 @contextmanager
 def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterator[None]:
     """Hold a folder of results against all other processes.

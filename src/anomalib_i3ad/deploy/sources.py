@@ -1,10 +1,13 @@
 """Where images come from: files, folders, folders that fill, videos, cameras."""
 
+import logging
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple
@@ -15,12 +18,17 @@ import numpy as np
 from .camera import Camera, name_of
 from .decoding import SUFFIXES, fault, read_image
 from .results import Stamp
+from .results_folder import is_folder_of_results
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between looks into a watched folder, for which a file must be unchanged, and after which a part of one is
 #: taken as it is.
 POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
-#: How images are counted that were passed over because nothing about them changed.
-BEFORE = "inspected before"
+#: Most digits of a camera's number.
+DIGITS = 4
+#: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
+BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
 
 
 class SourceError(Exception):
@@ -65,13 +73,13 @@ def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Itera
     """Image files below a folder, sorted within each folder; whatever else is there is counted in ``passed``."""
 
     def unreadable(_: OSError) -> None:  # or it vanished meanwhile
-        passed["folder that cannot be read"] += 1
+        passed[UNREADABLE] += 1
 
     def enters(path: Path) -> bool:
         why = (
             "hidden" if path.name.startswith(".") else
             "linked folder" if path.is_symlink() else
-            "folder of results" if path.resolve() == own else ""
+            "folder of results" if path.resolve() == own or is_folder_of_results(path) else ""
         )  # fmt: skip
         passed.update([why] if why else [])
         return not why
@@ -100,6 +108,14 @@ def folder_frames(folder: Path, own: Path | None = None, passed: Counter[str] | 
         yield _file_frame(path, path.relative_to(folder).as_posix())
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a file can be read, and has all that its header tells of."""
+    try:
+        return not fault(path.read_bytes())
+    except OSError:  # another program may still hold it
+        return False
+
+
 def watched_frames(
     folder: Path, done: Mapping[str, Stamp], stop: Event, own: Path | None, passed: Counter[str]
 ) -> Frames:
@@ -125,12 +141,11 @@ def watched_frames(
                     continue
                 if seen.get(name, ((), 0.0))[0] != stamp:
                     seen[name] = (stamp, now)
-                unchanged = now - seen[name][1]
-                ready = unchanged > GIVEN_UP or (unchanged > SETTLED and not fault(path.read_bytes()))
             except OSError:  # moved away meanwhile
                 seen.pop(name, None)
                 continue
-            if ready:
+            unchanged = now - seen[name][1]
+            if unchanged > GIVEN_UP or (unchanged > SETTLED and _is_whole(path)):
                 seen.pop(name)
                 taken[name] = stamp
                 yield Frame(name, partial(read_image, path), stamp)
@@ -150,10 +165,12 @@ def video_frames(path: str) -> Frames:
     if not video.isOpened():
         msg = f"{path}: neither an image nor a video that OpenCV can open"
         raise SourceError(msg)
-    number, stamp = 0, stamp_of(Path(path))
+    number, told, stamp = 0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)), stamp_of(Path(path))
     while True:
         there, image = video.read()
         if not there:
+            if number < told:
+                logger.warning("%s: %d frames can be read of the %d that it tells of", path, number, told)
             return
         name = f"{Path(path).name}#{number:08d}"
         yield Frame(name, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB), stamp)
@@ -171,18 +188,22 @@ def camera_frames(camera: Camera) -> Frames:
 
 
 def _is_camera(source: str) -> bool:
-    return source.isdigit() or "://" in source
+    is_number = source.isdecimal() and len(source) <= DIGITS and not Path(source).exists()
+    return is_number or "://" in source
 
 
 def identity_of(source: str) -> str:
     """What tells a source from others: where a folder or file is, and of a video, whose images have no files, which.
+
+    Of the rest of a camera's address it holds 16 bits, which tell two cameras of one host apart, and no password.
 
     Args:
         source: As for :func:`frames_of`.
     """
     path = Path(source)
     if _is_camera(source):
-        return f"camera {name_of(source)}"
+        without_user = re.sub("//[^/?#]*@", "//", source)
+        return f"camera {name_of(source)}, {sha256(without_user.encode()).hexdigest()[:4]}"
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
         return "{} of {} bytes, {} ns".format(path.resolve(), *stamp_of(path))
     return str(path.resolve())
@@ -243,8 +264,13 @@ def frames_of(
     if watch:
         return watched_frames(path, done, stop, own, passed)
     if camera:
-        return camera_frames(Camera(int(source) if source.isdigit() else source, stop))
+        return camera_frames(Camera(int(source) if source.isdecimal() else source, stop))
     if path.is_dir():
+        try:
+            os.scandir(path).close()
+        except OSError as error:
+            msg = f"{source}: the folder cannot be read: {error.strerror}"
+            raise SourceError(msg) from error
         frames = folder_frames(path, own, passed)
     elif not path.is_file():
         msg = f"{source}: there is no such folder or file; cameras are named by their number or an address with ://"
