@@ -160,7 +160,7 @@ class TestSecondStart:
 
     def test_two_cameras_of_one_host_are_two_sources(self) -> None:
         first = sources.identity_of("rtsp://me:p@ss@camera/1")
-        assert first.startswith("camera rtsp-camera, ")
+        assert first == "camera rtsp-camera, 88d5"
         assert sources.identity_of("rtsp://another:word@camera/1") == first
         assert sources.identity_of("rtsp://me:p@ss@camera/2") != first
 
@@ -239,6 +239,11 @@ class TestPassedOver:
         assert set(read_rows(tmp_path / "out", "csv")) == {"sub/y.bmp", *(f"{seed}.bmp" for seed in range(5))}
         told = "passed over: 2 .gif, 1 .txt, 3 hidden, 1 linked folder, 1 without suffix\n"
         assert told in capfd.readouterr().err
+
+    def test_a_folder_that_vanished_is_told(self, tmp_path: Path) -> None:
+        passed: Counter[str] = Counter()
+        assert not list(sources.folder_frames(tmp_path / "gone", None, passed))
+        assert passed == {"folder that cannot be read": 1}
 
     def test_a_folder_that_cannot_be_read_is_told(
         self,

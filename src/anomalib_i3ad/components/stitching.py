@@ -19,15 +19,15 @@ def draw_hidden(
         image: ``(N, C, H, W)``.
         holes: ``(S, P, 1, H, W)`` in {0, 1}: S ways to divide the image into P disjoint parts that cover it.
         draw: Maps images ``(B, C, H, W)`` and their holes ``(B, 1, H, W)`` to drawings ``(B, C, H, W)``;
-            called once, with all N * S * P.
+            called once, with all S * P * N, hole by hole.
 
     Returns:
         ``(N, S, C, H, W)``, each pixel taken from the drawing in which it was hidden.
     """
     # feature maps never in five dimensions: else an exported graph rearranges them in memory; and neither len(),
     # split() nor repeat_interleave(), which fix the batch size in it
-    n, (ways, parts) = image.shape[0], holes.shape[:2]
+    n, parts = image.shape[0], holes.shape[1]
     each = holes.flatten(0, 1)
     drawn = draw(image.repeat(len(each), 1, 1, 1), each[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1))
     kept = [drawn.narrow(0, i * n, n) * hole for i, hole in enumerate(each)]
-    return torch.stack([sum(kept[i * parts + 1 : (i + 1) * parts], kept[i * parts]) for i in range(ways)], dim=1)
+    return torch.stack([sum(kept[i + 1 : i + parts], kept[i]) for i in range(0, len(kept), parts)], dim=1)

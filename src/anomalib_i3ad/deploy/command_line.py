@@ -20,7 +20,7 @@ from .results import Results
 from .results_folder import ClaimError, claimed
 from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
-#: Exit codes beside 0: some images could not be inspected; the run could not start, or could not write.
+#: Exit codes beside 0: some images or folders could not be inspected; the run could not start, or could not write.
 SOME_FAILED, CANNOT = 1, 2
 #: Threads that decode, each of which may hold a large image.
 MOST_DECODERS = 4
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anomalib-i3ad inspect",
         description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
         "changed is inspected. Another model, threshold or source needs another --out, or --again.",
-        epilog="Exit codes: 0 done, 1 some images could not be inspected, 2 the run cannot start or write, "
+        epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, 2 the run cannot start or write, "
         "128 + n ended by signal n.",
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")

@@ -162,9 +162,9 @@ def run(
 
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
-            progress.add(outcome.result, outcome.frame.dropped)
             if outcome.result is None:
                 progress.fail(f"{outcome.frame.name}: {outcome.error}")
+            progress.add(outcome.result, outcome.frame.dropped)
             writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()

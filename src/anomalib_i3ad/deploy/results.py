@@ -159,15 +159,18 @@ class Results:
             self.done.pop(row["image"], None)
             if row["size"] is not None and not row["error"]:
                 self.done[row["image"]] = (row["size"], row["mtime_ns"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._open()
         there = os.fstat(self._file.fileno()).st_size
         self._end += len(header) if there >= len(header) else 0
         if there != self._end:
             os.ftruncate(self._file.fileno(), self._end)
         self._waiting: list[bytes] = []
         if not self._end:
-            self._write(header)
+            self._write()
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("ab", buffering=0)
 
     def _count(self, row: dict[str, Any]) -> None:
         """Note whether an image has another row; a camera's have not, and are not remembered."""
@@ -176,17 +179,15 @@ class Results:
         elif row["size"] is not None or row["error"]:
             self._named.add(row["image"])
 
-    def _write(self, line: bytes) -> None:
-        if line:
-            self._waiting.append(line)
+    def _write(self) -> None:
+        """Write what waits, behind a header where the file has none."""
         if not os.fstat(self._file.fileno()).st_nlink and not self.path.exists():
             logger.warning("%s: was removed; another one is begun", self.path)
             self._file.close()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            self._open()
             self._end = 0
-            self._waiting[:0] = filter(None, [_header(as_json=self._as_json)])
-        lines = b"".join(self._waiting)
+        header = b"" if self._end else _header(as_json=self._as_json)
+        lines = header + b"".join(self._waiting)
         try:
             written = self._file.write(lines)
         except OSError:
@@ -211,7 +212,8 @@ class Results:
             row: An entry for each of ``FIELDS``, ``None`` where there is nothing to say.
         """
         self._count(row)
-        self._write(to_line(row, as_json=self._as_json))
+        self._waiting.append(to_line(row, as_json=self._as_json))
+        self._write()
 
     def close(self) -> None:
         """Write what waits, close the file, and leave one row of each image in it.
@@ -221,7 +223,7 @@ class Results:
                 write the file without those that were replaced, it is then done the next time.
         """
         if self._waiting:
-            self._write(b"")
+            self._write()
         lost = self.waiting
         self._file.close()
         if lost:
