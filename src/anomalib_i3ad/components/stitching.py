@@ -26,8 +26,9 @@ def draw_hidden(
     """
     # feature maps never in five dimensions: else an exported graph rearranges them in memory; and neither len(),
     # split() nor repeat_interleave(), which fix the batch size in it
-    n, parts = image.shape[0], holes.shape[1]
-    each = holes.flatten(0, 1)
-    drawn = draw(image.repeat(len(each), 1, 1, 1), each[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1))
-    kept = [drawn.narrow(0, i * n, n) * hole for i, hole in enumerate(each)]
+    n, (ways, parts) = image.shape[0], holes.shape[:2]
+    hidden = holes.flatten(0, 1)[:, None].expand(-1, n, -1, -1, -1).flatten(0, 1)
+    # not each part with its own hole: an exported file would hold the holes twice
+    drawn = draw(image.repeat(ways * parts, 1, 1, 1), hidden) * hidden
+    kept = [drawn.narrow(0, i * n, n) for i in range(ways * parts)]
     return torch.stack([sum(kept[i + 1 : i + parts], kept[i]) for i in range(0, len(kept), parts)], dim=1)
