@@ -258,6 +258,21 @@ class ModelTester:
             engine.fit(model, datamodule=self.datamodule(texture_root))
         assert not list(Path().rglob("*.ckpt"))
 
+    @pytest.mark.parametrize(
+        ("argument", "value", "range_of_it"),
+        [
+            ("image_size", 0, ">= 1"),
+            ("learning_rate", 0.0, "> 0"),
+            ("learning_rate", float("nan"), "> 0"),
+            ("learning_rate", float("inf"), "> 0"),
+            ("max_train_steps", 0, ">= 1"),
+            ("seed", -1, f">= 0 and < {2**64}"),
+        ],
+    )
+    def test_refuses_arguments_out_of_range(self, argument: str, value: float, range_of_it: str) -> None:
+        with pytest.raises(ValueError, match=f"^{argument} {value} must be a finite number {range_of_it}$"):
+            self.model_class(**{**self.tiny, argument: value})
+
     def test_refuses_to_fit_without_validation_images(self, texture_root: Path) -> None:
         with pytest.raises(ValueError, match="val_split_mode"):
             make_engine(limit_val_batches=0).fit(

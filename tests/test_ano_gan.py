@@ -300,9 +300,15 @@ class TestBadArguments:
             ({"stride": 33}, "stride 33 must be from 1 to patch_size 32"),
             ({"inference": "both"}, "inference 'both' must be one of 'search', 'encoder', 'encoder\\+search'"),
             ({"discrimination": "x"}, "discrimination 'x'"),
-            ({"search_steps": 0}, "search_steps 0 must be positive"),
-            ({"discrimination_weight": 2.0}, r"discrimination_weight 2.0 in \[0, 1\]"),
-            ({"encoder_share": 1.0}, "encoder_share 1.0 must lie between 0 and 1"),
+            ({"width": 0}, "width 0 must be a finite number >= 1$"),
+            ({"latent_dim": 0}, "latent_dim 0 must be a finite number >= 1$"),
+            ({"search_steps": 0}, "search_steps 0 must be a finite number >= 1$"),
+            ({"search_learning_rate": 0.0}, "search_learning_rate 0.0 must be a finite number > 0$"),
+            ({"discrimination_weight": 2.0}, "discrimination_weight 2.0 must be a finite number >= 0 and <= 1$"),
+            ({"discrimination_weight": float("nan")}, "discrimination_weight nan must be"),
+            ({"encoder_share": 1.0}, "encoder_share 1.0 must be a finite number > 0 and < 1$"),
+            ({"feature_weight": -1.0}, "feature_weight -1.0 must be a finite number >= 0$"),
+            ({"betas": (0.5, 1.0)}, "betas 1.0 must be a finite number >= 0 and < 1$"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

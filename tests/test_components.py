@@ -17,6 +17,7 @@ from skimage.metrics import structural_similarity
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.components.gated_conv import GatedConv2d
 from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
@@ -36,6 +37,24 @@ def pair(height: int, width: int, channels: int = 3, noise: float = 0.1) -> tupl
     image = torch.rand(2, channels, height, width, generator=generator)
     other = (image + noise * torch.randn(image.shape, generator=generator)).clamp(0, 1)
     return image, other
+
+
+class TestCheckRange:
+    @pytest.mark.parametrize(
+        ("limits", "inside", "outside"),
+        [
+            ({"at_least": 0}, [0, 7], [-1e-9]),
+            ({"above": 0}, [1e-9, 7], [0, -1]),
+            ({"at_least": 0, "at_most": 1}, [0, 1], [-1e-9, 1.1]),
+            ({"above": 0, "below": 1}, [1e-9, 0.9], [0, 1]),
+        ],
+    )
+    def test_ends_where_it_says(self, limits: dict, inside: list[float], outside: list[float]) -> None:
+        for value in inside:
+            check_range("share", value, **limits)
+        for value in (*outside, float("nan"), float("inf"), -float("inf")):
+            with pytest.raises(ValueError, match=f"^share {value} must be a finite number"):
+                check_range("share", value, **limits)
 
 
 class TestSSIM:

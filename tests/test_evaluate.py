@@ -136,7 +136,10 @@ def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixtur
         ({"--set": "iterations=3"}, "I3AD has no argument iterations; it has image_size, width"),
         ({"--set": "max_iterations"}, "max_iterations: arguments are written NAME=VALUE"),
         ({"--set": "max_iterations=[3"}, "max_iterations=[3: arguments are written NAME=VALUE"),
-        ({"--set": "max_iterations=-1"}, "{checkpoint}: cannot be loaded as I3AD: max_iterations -1 must be 0 or more"),
+        (
+            {"--set": "max_iterations=-1"},
+            "{checkpoint}: cannot be loaded as I3AD: max_iterations -1 must be a finite number >= 0",
+        ),
     ],
 )
 def test_a_mistake_ends_in_a_line(

@@ -355,9 +355,12 @@ class TestBadArguments:
             ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller"),
             ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
             ({"layers": ["blocks.1", "x"]}, "must be among those of tf_efficientnet_lite0: blocks.0, blocks.1"),
-            ({"max_iterations": -1}, "max_iterations -1"),
+            ({"max_iterations": -1}, "max_iterations -1 must be a finite number >= 0$"),
+            ({"mask_quantile": 99.5}, "mask_quantile 99.5 must be a finite number > 0 and < 1$"),
+            ({"width": 0}, "width 0 must be a finite number >= 1$"),
             ({"image_score": "sum"}, "image_score 'sum'"),
-            ({"noise": -1.0}, "noise -1.0 must be 0 or more"),
+            ({"noise": -1.0}, "noise -1.0 must be a finite number >= 0$"),
+            ({"noise": float("nan")}, "noise nan must be"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

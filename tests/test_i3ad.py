@@ -258,7 +258,13 @@ class TestBadArguments:
             ({"mask_residual": "psnr"}, "residual 'psnr' must be one of 'ssim', 'l2'"),
             ({"score_residual": "x"}, "residual 'x'"),
             ({"image_score": "sum"}, "image_score 'sum' must be one of 'mean', 'l4', 'max', 'top_k'"),
-            ({"max_iterations": -1}, "max_iterations -1"),
+            ({"max_iterations": -1}, "max_iterations -1 must be a finite number >= 0$"),
+            ({"mask_quantile": 1.0}, "mask_quantile 1.0 must be a finite number > 0 and < 1$"),
+            ({"mask_quantile": 0.0}, "mask_quantile 0.0 must be"),
+            ({"mask_quantile": float("nan")}, "mask_quantile nan must be"),
+            ({"grid_probability": 5}, "grid_probability 5 must be a finite number >= 0 and <= 1$"),
+            ({"adversarial_weight": -1.0}, "adversarial_weight -1.0 must be a finite number >= 0$"),
+            ({"adversarial_weight": float("nan")}, "adversarial_weight nan must be"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

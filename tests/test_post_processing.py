@@ -142,6 +142,13 @@ def test_checkpoints_from_before_negative_scores_were_known_score_as_before() ->
     assert result.pred_score.tolist() == [0.5, 0.75]
 
 
+@pytest.mark.parametrize("argument", ["image_quantile", "pixel_quantile"])
+@pytest.mark.parametrize("value", [-0.1, 99.0, float("nan")])
+def test_quantiles_out_of_range_are_refused_by_name(argument: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{argument} {value} must be a finite number >= 0 and <= 1$"):
+        QuantilePostProcessor(**{argument: value})
+
+
 def test_no_normal_image_and_no_finite_score_are_refused() -> None:
     with pytest.raises(ValueError, match="no normal validation image"):
         validated(QuantilePostProcessor(), torch.ones(2), torch.ones(2).long())

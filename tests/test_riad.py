@@ -156,8 +156,11 @@ class TestBadArguments:
         [
             ({"image_size": 100}, "image of 100x100 pixels: the U-Net takes sides that are multiples of 32"),
             ({"cell_sizes": (3,)}, "cell size 3 does not divide the image of 64x64"),
-            ({"parts": 1}, "parts 1 at least 2"),
-            ({"cell_sizes": ()}, r"cell_sizes \[\] must be positive"),
+            ({"parts": 1}, "parts 1 must be a finite number >= 2 and <= 256$"),
+            ({"parts": 257}, "parts 257 must be"),
+            ({"cell_sizes": ()}, "number of cell_sizes 0 must be a finite number >= 1$"),
+            ({"cell_sizes": (2, 0)}, "cell_sizes 0 must be a finite number >= 1$"),
+            ({"width": 0}, "width 0 must be a finite number >= 1$"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

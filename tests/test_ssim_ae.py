@@ -135,6 +135,8 @@ class TestBadArguments:
             ({"mode": "textures", "stride": 129}, "stride 129 must be from 1 to patch_size 128"),
             ({"loss": "l1"}, "loss 'l1' must be one of 'ssim', 'l2'"),
             ({"image_score": "sum"}, "image_score 'sum'"),
+            ({"latent_dim": 0}, "latent_dim 0 must be a finite number >= 1$"),
+            ({"weight_decay": -1e-5}, "weight_decay -1e-05 must be a finite number >= 0$"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """Checks of constructor arguments and of image sizes."""
 
 from collections.abc import Iterable
+from math import inf, isfinite
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -12,6 +13,21 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     choices = tuple(choices)
     if value not in choices:
         msg = f"{name} {value!r} must be one of {', '.join(map(repr, choices))}"
+        raise ValueError(msg)
+
+
+def check_range(
+    name: str, value: float, *, at_least: float = -inf, above: float = -inf, at_most: float = inf, below: float = inf
+) -> None:
+    """Check that an argument lies in its range, which holds neither infinity nor NaN.
+
+    Raises:
+        ValueError: If it does not; names the argument, its value and the range.
+    """
+    if not (at_least <= value <= at_most and above < value < below):
+        limits = {">=": at_least, ">": above, "<=": at_most, "<": below}
+        allowed = " and ".join(f"{sign} {limit}" for sign, limit in limits.items() if isfinite(limit))
+        msg = f"{name} {value} must be a finite number {allowed}"
         raise ValueError(msg)
 
 

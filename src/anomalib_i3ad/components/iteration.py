@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from anomalib.data import InferenceBatch
 
-from .arguments import check_choice
+from .arguments import check_choice, check_range
 from .base import ImageModel
 from .loops import State, repeat_active
 from .masks import grid_holes
@@ -58,9 +58,7 @@ class IterativeModel(ImageModel):
 
     def __init__(self, initial_grid: int, max_iterations: int, anomaly_map: MapOf, image_score: Reduction) -> None:
         super().__init__()
-        if max_iterations < 0:
-            msg = f"max_iterations {max_iterations} must be 0 or more"
-            raise ValueError(msg)
+        check_range("max_iterations", max_iterations, at_least=0)
         check_choice("anomaly_map", anomaly_map, ("last", "mean"))
         self.initial_grid = initial_grid
         self.max_iterations = max_iterations

@@ -17,6 +17,7 @@ from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.bit_depth import check_depth
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
@@ -62,6 +63,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
+        learning_rate: Highest learning rate of all optimisers, above 0.
         max_train_steps: Training batches after which ``fit`` ends by itself, unless the trainer ends it earlier;
             ``None`` leaves its end to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
@@ -71,6 +73,9 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         post_processor: As in anomalib; by default a :class:`QuantilePostProcessor`.
         evaluator: As in anomalib.
         visualizer: As in anomalib.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
     _validated_at = -1
@@ -79,6 +84,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
     def __init__(
         self,
         image_size: int | tuple[int, int],
+        learning_rate: float,
         max_train_steps: int | None,
         seed: int,
         pre_processor: PreProcessor | bool = True,
@@ -87,6 +93,12 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         visualizer: Visualizer | bool = True,
     ) -> None:
         size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+        for side in size:
+            check_range("image_size", side, at_least=1)
+        check_range("learning_rate", learning_rate, above=0)
+        if max_train_steps is not None:
+            check_range("max_train_steps", max_train_steps, at_least=1)
+        check_range("seed", seed, at_least=0, below=2**64)  # what NumPy and torch take
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
             post_processor=post_processor,
@@ -99,6 +111,7 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         height, width = self.input_size or size
         #: Height and width the network sees.
         self.image_size = (height, width)
+        self.learning_rate = learning_rate
         self.max_train_steps = max_train_steps
         self.seed = seed
 

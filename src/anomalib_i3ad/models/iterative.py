@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import optim
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.post_processing import quantile
 
 from .base import ReconstructionMixin, image_of
@@ -16,11 +17,22 @@ WARM_UP = 0.05
 
 
 class IterativeMixin(ReconstructionMixin):
-    """Base of the models whose torch model is an :class:`IterativeModel`."""
+    """Base of the models whose torch model is an :class:`IterativeModel`.
+
+    Args:
+        mask_quantile: u is this quantile of the first residual on normal validation images, in (0, 1).
+        **arguments: As of :class:`ReconstructionMixin`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
 
     model: Any  # an IterativeModel
-    #: u is this quantile of the first residual on normal validation images.
-    mask_quantile: float
+
+    def __init__(self, *, mask_quantile: float, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        check_range("mask_quantile", mask_quantile, above=0, below=1)
+        self.mask_quantile = mask_quantile
 
     def with_cosine(
         self, *optimizers: optim.Optimizer

@@ -12,6 +12,8 @@ from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anomalib_i3ad.components.arguments import check_range
+
 logger = logging.getLogger(__name__)
 
 #: Arguments by which thresholds are calibrated.
@@ -87,13 +89,18 @@ class QuantilePostProcessor(PostProcessor):
     their scores, if these are positive.
 
     Args:
-        image_quantile: Share of normal images whose scores stay below the image threshold.
-        pixel_quantile: Share of their pixels whose scores stay below the pixel threshold.
+        image_quantile: Share of normal images whose scores stay below the image threshold, in [0, 1].
+        pixel_quantile: Share of their pixels whose scores stay below the pixel threshold, in [0, 1].
         **kwargs: Passed to :class:`anomalib.post_processing.PostProcessor`.
+
+    Raises:
+        ValueError: If a quantile is out of range.
     """
 
     def __init__(self, image_quantile: float = 0.99, pixel_quantile: float = 0.999, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_range("image_quantile", image_quantile, at_least=0, at_most=1)
+        check_range("pixel_quantile", pixel_quantile, at_least=0, at_most=1)
         self.image_quantile = image_quantile
         self.pixel_quantile = pixel_quantile
         #: Number of images that calibrated the thresholds; ``None`` before, and in checkpoints that do not say.

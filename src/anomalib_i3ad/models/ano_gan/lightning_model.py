@@ -13,6 +13,7 @@ from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from torch import optim
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.patches import random_patches
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import ReconstructionMixin, frozen, image_of
@@ -79,10 +80,11 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         seed: int = 0,
         **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, **components)
-        if not 0 < encoder_share < 1:
-            msg = f"encoder_share {encoder_share} must lie between 0 and 1"
-            raise ValueError(msg)
+        super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
+        check_range("encoder_share", encoder_share, above=0, below=1)
+        check_range("feature_weight", feature_weight, at_least=0)
+        for beta in betas:
+            check_range("betas", beta, at_least=0, below=1)
         self.automatic_optimization = False
         with self.drawing_weights():
             self.model: AnoGanModel = AnoGanModel(
@@ -101,7 +103,6 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         self.model.check_size(*self.image_size)
         self.encoder_share = encoder_share
         self.feature_weight = feature_weight
-        self.learning_rate = learning_rate
         self.betas = betas
         self.gan_steps: float = float("inf")
 

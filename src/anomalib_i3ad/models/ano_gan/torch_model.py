@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.arguments import check_choice, check_range
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.patches import Windows, check_patches
@@ -44,11 +44,10 @@ class AnoGanModel(ImageModel):
         super().__init__()
         check_choice("inference", inference, get_args(Inference))
         check_choice("discrimination", discrimination, get_args(Discrimination))
-        if search_steps < 1 or not 0 <= discrimination_weight <= 1:
-            msg = (
-                f"search_steps {search_steps} must be positive, discrimination_weight {discrimination_weight} in [0, 1]"
-            )
-            raise ValueError(msg)
+        for name, value in (("width", width), ("latent_dim", latent_dim), ("search_steps", search_steps)):
+            check_range(name, value, at_least=1)
+        check_range("search_learning_rate", search_learning_rate, above=0)
+        check_range("discrimination_weight", discrimination_weight, at_least=0, at_most=1)
         self.generator = Generator(patch_size, width, latent_dim)
         self.discriminator = Critic(patch_size, width, 1)
         self.encoder = None if inference == "search" else Critic(patch_size, width, latent_dim)

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import optim
 from torch.nn import functional as F
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
@@ -85,18 +86,21 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         image_score: Reduction = "top_k",
         **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, **components)
+        super().__init__(
+            image_size=image_size,
+            learning_rate=learning_rate,
+            max_train_steps=max_train_steps,
+            seed=seed,
+            mask_quantile=mask_quantile,
+            **components,
+        )
+        check_range("noise", noise, at_least=0)
         with self.drawing_weights():
             self.model: FeatureI3ADModel = FeatureI3ADModel(
                 self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
             )
         self.to(memory_format=torch.channels_last)
-        if noise < 0:
-            msg = f"noise {noise} must be 0 or more"
-            raise ValueError(msg)
         self.noise = noise
-        self.learning_rate = learning_rate
-        self.mask_quantile = mask_quantile
         self._kept: KeptFeatures | None = None
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.components.arguments import check_range, check_sides
 from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
@@ -60,6 +60,7 @@ class FeatureI3ADModel(IterativeModel):
         image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, "mean", image_score)
+        check_range("width", width, at_least=1)
         self.features = FrozenFeatures(backbone, layers, backbone_weights)
         channels, count = sum(self.features.channels), len(self.features.channels)
         self.inpainter = Inpainter(channels, count, width)

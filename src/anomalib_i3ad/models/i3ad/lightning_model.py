@@ -13,6 +13,7 @@ from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from torch import optim
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.iteration import MapOf
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
@@ -80,7 +81,16 @@ class I3AD(IterativeMixin, AnomalibModule):
         image_score: Reduction = "mean",
         **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, **components)
+        super().__init__(
+            image_size=image_size,
+            learning_rate=learning_rate,
+            max_train_steps=max_train_steps,
+            seed=seed,
+            mask_quantile=mask_quantile,
+            **components,
+        )
+        check_range("adversarial_weight", adversarial_weight, at_least=0)
+        check_range("grid_probability", grid_probability, at_least=0, at_most=1)
         self.automatic_optimization = False
         with self.drawing_weights():
             self.model: I3ADModel = I3ADModel(
@@ -91,8 +101,6 @@ class I3AD(IterativeMixin, AnomalibModule):
         self.to(memory_format=torch.channels_last)  # a fifth faster on a CPU, same numbers
         self.adversarial_weight = adversarial_weight
         self.grid_probability = grid_probability
-        self.learning_rate = learning_rate
-        self.mask_quantile = mask_quantile
 
     def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[optim.lr_scheduler.LRScheduler]]:
         """One Adam each for the generator and the discriminator, and their schedules."""

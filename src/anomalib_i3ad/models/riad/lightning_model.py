@@ -49,11 +49,10 @@ class Riad(ReconstructionMixin, AnomalibModule):
         seed: int = 0,
         **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, **components)
+        super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
         self.loss = RiadLoss()
-        self.learning_rate = learning_rate
         self.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:

@@ -7,7 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.components.arguments import check_range, check_sides
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.gms import msgms_map
 from anomalib_i3ad.components.masks import random_cell_sets
@@ -29,9 +29,11 @@ class RiadModel(ImageModel):
         self, image_size: tuple[int, int], width: int, cell_sizes: Sequence[int], parts: int, seed: int
     ) -> None:
         super().__init__()
-        if parts < 2 or not cell_sizes or min(cell_sizes) < 1:
-            msg = f"cell_sizes {list(cell_sizes)} must be positive and parts {parts} at least 2"
-            raise ValueError(msg)
+        check_range("width", width, at_least=1)
+        check_range("number of cell_sizes", len(cell_sizes), at_least=1)
+        for cell in cell_sizes:
+            check_range("cell_sizes", cell, at_least=1)
+        check_range("parts", parts, at_least=2, at_most=256)  # numbered in a byte
         self.unet = UNet(width)
         self.image_score = ImageScore("max")
         self.image_size = image_size

@@ -12,6 +12,7 @@ from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from torch import optim
 
+from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.patches import random_patches
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import ReconstructionMixin, image_of
@@ -64,7 +65,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         seed: int = 0,
         **components: Any,
     ) -> None:
-        super().__init__(image_size, max_train_steps, seed, **components)
+        super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
+        check_range("weight_decay", weight_decay, at_least=0)
         with self.drawing_weights():
             self.model: SsimAeModel = SsimAeModel(
                 size=self.image_size[0] if mode == "objects" else patch_size,
@@ -77,7 +79,6 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
             )
         self.model.check_size(*self.image_size)
         self.loss = ReconstructionLoss(loss)
-        self.learning_rate = learning_rate
         self.weight_decay = weight_decay
 
     def configure_optimizers(self) -> optim.Optimizer:

@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anomalib_i3ad.components.arguments import check_choice
+from anomalib_i3ad.components.arguments import check_choice, check_range
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
 from anomalib_i3ad.components.residuals import build_residual
@@ -72,6 +72,7 @@ class SsimAeModel(ImageModel):
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
+        check_range("latent_dim", latent_dim, at_least=1)
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
         self.residual = build_residual(score_residual)
         self.image_score = ImageScore(image_score)
