@@ -300,6 +300,19 @@ class TestLoss:
         assert inpainting_loss(residual, hole).item() == pytest.approx((1.1 * 1 + 0.1 * 3) / 1.2)
 
 
+class TestSchedule:
+    @pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 6}, {"max_epochs": -1}])
+    def test_cosine_ends_with_the_fit_where_gradients_are_accumulated(self, limits: dict, textures: Textures) -> None:
+        """Two steps in each epoch of three batches."""
+        model, rates = FeatureI3AD(**TINY, max_train_steps=6 if limits == {"max_epochs": -1} else None), []
+        model.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+        make_engine(**limits, accumulate_grad_batches=2).fit(model, datamodule=textures)
+        assert (model.train_step, model.batches_seen) == (6, 9)
+        # by hand, of 1e-3 and 6 steps: (1 + cos(k * 30 degrees)) / 2
+        assert rates == pytest.approx([1e-3, 0.93301e-3, 0.75e-3, 0.5e-3, 0.25e-3, 0.06699e-3], rel=1e-4)
+        assert model.optimizers().param_groups[0]["lr"] == pytest.approx(0)
+
+
 class TestKept:
     @pytest.mark.parametrize("share", [1.0, 0.0])
     def test_computes_every_image_once(self, share: float, tmp_path: Path, monkeypatch, caplog) -> None:

@@ -235,15 +235,15 @@ class TestSchedule:
 
 
 class TestHoles:
-    def test_a_function_of_seed_and_step_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_function_of_seed_and_batch_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model, image = I3AD(**TINY), torch.rand(3, 3, 64, 64)
-        monkeypatch.setattr(I3AD, "train_step", 8)
+        monkeypatch.setattr(I3AD, "batches_seen", 8)
         monkeypatch.setattr(I3AD, "global_rank", 0)
         first = model.draw_holes(image)
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         assert torch.equal(first, model.draw_holes(image))
-        monkeypatch.setattr(I3AD, "train_step", 10)
+        monkeypatch.setattr(I3AD, "batches_seen", 10)
         assert not torch.equal(first, model.draw_holes(image))
 
 

@@ -123,7 +123,7 @@ class _Counting(LightningModule):
         self.validated = 0
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        door(self.trainer, "fit_loop.setup_data", "ReconstructionMixin.planned_steps")()
+        door(self.trainer, "fit_loop.setup_data", "StepMixin.planned_steps")()
         self.told["batches before the optimisers are there"] = self.trainer.num_training_batches
         return [torch.optim.SGD(layer.parameters(), 0.1) for layer in self.layers]
 
@@ -136,7 +136,7 @@ class _Counting(LightningModule):
             optimizer.step(lambda: self.layers[0](batch).sum())
 
     def on_train_epoch_end(self) -> None:
-        total = door(self.trainer, "fit_loop.epoch_loop.batch_progress.total", "ReconstructionMixin.train_step")
+        total = door(self.trainer, "fit_loop.epoch_loop.batch_progress.total", "StepMixin.batches_seen")
         self.told["batches, whatever the optimisers"] = total.processed
         self.trainer.validating = True
         door(self.trainer, "fit_loop.epoch_loop.val_loop.run", "ReconstructionMixin.on_train_epoch_end")()

@@ -136,18 +136,28 @@ class TestLoss:
         sum(RiadLoss()(torch.full((1, 3, 64, 64), 0.5), other).values()).backward()
         assert torch.isfinite(other.grad).all()
 
-    @pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": -1, "max_steps": 6}])
-    def test_learning_rate_falls_to_a_tenth(self, limits: dict, textures: Textures) -> None:
-        model, rates = Riad(**TINY), []
-        original = model.training_step
+    @pytest.mark.parametrize(
+        ("limits", "batches"),
+        [
+            ({"max_epochs": 2}, 6),
+            ({"max_epochs": -1, "max_steps": 6}, 6),
+            # two steps in each epoch of three batches
+            ({"max_epochs": 3, "accumulate_grad_batches": 2}, 9),
+        ],
+    )
+    def test_learning_rate_falls_to_a_tenth(self, limits: dict, batches: int, textures: Textures) -> None:
+        model, rates, draws = Riad(**TINY), [], []
+        original = model.step_rng
 
-        def step(batch, batch_idx):
-            rates.append(model.optimizers().param_groups[0]["lr"])
-            return original(batch, batch_idx)
+        def rng() -> np.random.Generator:
+            draws.append(original().random())
+            return original()
 
-        model.training_step = step
+        model.step_rng = rng
+        model.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
         make_engine(**limits).fit(model, datamodule=textures)
         assert rates == pytest.approx([1e-3] * 5 + [1e-4])
+        assert len(set(draws)) == len(draws) == batches  # not the same cells in all batches of a step
 
 
 class TestBadArguments:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
@@ -24,6 +23,7 @@ from anomalib_i3ad.pre_processing import AntialiasedResize
 
 from .checkpoint import CheckpointMixin
 from .exports import ExportMixin
+from .steps import StepMixin
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
-class ReconstructionMixin(CheckpointMixin, ExportMixin):
+class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
     """Base of all models, to be named before ``AnomalibModule``: they score what they cannot reconstruct.
 
     Scores are computed in full precision, in validation, at test and in the exported graph alike. A fit ends by
@@ -64,8 +64,8 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
         learning_rate: Highest learning rate of all optimisers, above 0.
-        max_train_steps: Training batches after which ``fit`` ends by itself, unless the trainer ends it earlier;
-            ``None`` leaves its end to the trainer.
+        max_train_steps: Training steps, of :attr:`train_step`, after which ``fit`` ends by itself, unless the trainer
+            ends it earlier; ``None`` leaves its end to the trainer.
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
             was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
             generator is left as it was.
@@ -173,43 +173,6 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
         """As :meth:`test_step`."""
         return self.test_step(batch, *args, **kwargs)
 
-    def planned_steps(self, optimizer_steps: float = 1) -> float:
-        """Number of training batches of this fit; infinity if nothing ends it.
-
-        Args:
-            optimizer_steps: Optimiser steps per batch; the trainer's ``max_steps`` counts these.
-        """
-        trainer, limits = self.trainer, [float("inf")]
-        trainer.fit_loop.setup_data()  # by itself Lightning counts batches only after optimisers are configured
-        if self.max_train_steps is not None:
-            limits.append(self.max_train_steps)
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            limits.append(trainer.max_epochs * trainer.num_training_batches)
-        if trainer.max_steps > 0:
-            limits.append(trainer.max_steps / optimizer_steps)
-        return min(limits)
-
-    def step_rng(self) -> np.random.Generator:
-        """Random generator of a training step; depends on seed, step and process alone.
-
-        So a resumed run draws what an uninterrupted one would have drawn.
-        """
-        return np.random.default_rng([self.seed, self.train_step, self.global_rank])
-
-    def step_optimizers(self, loss: torch.Tensor, *which: int) -> None:
-        """One backward pass, then a step of all optimisers, or of those with these indices, and of all schedules."""
-        configured = self.optimizers()
-        optimizers = configured if isinstance(configured, list) else [configured]
-        if which:
-            optimizers = [optimizers[index] for index in which]
-        for optimizer in optimizers:
-            optimizer.zero_grad()
-        self.manual_backward(loss)
-        for optimizer in optimizers:
-            optimizer.step()
-        for config in self.trainer.lr_scheduler_configs:
-            config.scheduler.step()  # type: ignore[call-arg]  # none of ours wants a metric
-
     def check_losses(self, **losses: torch.Tensor) -> None:
         """Show losses in the progress bar and stop a run that diverges.
 
@@ -224,16 +187,6 @@ class ReconstructionMixin(CheckpointMixin, ExportMixin):
             )
             raise FloatingPointError(msg)
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
-
-    @property
-    def train_step(self) -> int:
-        """Training batches seen, over all epochs and resumed runs.
-
-        Unlike Lightning's ``global_step``, which counts the steps of every optimiser.
-        """
-        # the one count that Lightning keeps in checkpoints, whatever the number of optimisers
-        total = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return total.processed  # type: ignore[attr-defined]  # declared too narrowly
 
     def on_train_start(self) -> None:
         """Refuse a fit that could not be calibrated at its end.

@@ -53,7 +53,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         width: Channels of the inpainter's first layer, which decide its speed and size.
         noise: Standard deviation of the noise on visible features in training, in units of their own.
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
-        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
+        max_train_steps: Most steps of a ``fit``, of one batch each or of the trainer's ``accumulate_grad_batches``;
+            ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images, training holes and noise.
 
         initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.

@@ -30,7 +30,8 @@ class Riad(ReconstructionMixin, AnomalibModule):
         cell_sizes: Sides of the hidden cells in pixels; training draws one for each batch, test uses all.
         parts: Number of disjoint sets the cells are divided into; each is hidden once.
         learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
-        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
+        max_train_steps: Most steps of a ``fit``, of one batch each or of the trainer's ``accumulate_grad_batches``;
+            ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and the cell sets, in training and at test.
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 

@@ -38,7 +38,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
         learning_rate: Learning rate of Adam.
         weight_decay: Weight decay of Adam.
-        max_train_steps: Most training batches of a ``fit``; ``None`` leaves its end to the trainer.
+        max_train_steps: Most steps of a ``fit``, of one batch each or of the trainer's ``accumulate_grad_batches``;
+            ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and training patches.
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
 
