@@ -367,7 +367,16 @@ class TestBadArguments:
             ({"initial_grid": 8}, "initial_grid 8 does not divide"),
             ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller"),
             ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
-            ({"layers": ["blocks.1", "x"]}, "must be among those of tf_efficientnet_lite0: blocks.0, blocks.1"),
+            (
+                {"layers": ["blocks.1", "x"]},
+                "those of tf_efficientnet_lite0, each once: blocks.0, blocks.1",
+            ),
+            ({"layers": []}, r"layers \[\] must be one or more of those of tf_efficientnet_lite0"),
+            ({"layers": ["blocks.2"] * 2}, r"layers \['blocks.2', 'blocks.2'\] must be one or more of .*, each once"),
+            (
+                {"backbone": "mobilenetv3_small_100", "layers": ["bn1", "blocks.1"]},
+                r"layers \['bn1', 'blocks.1'\] must be .*_small_100, each once: blocks.0, blocks.1, blocks.3",
+            ),
             ({"max_iterations": -1}, "max_iterations -1 must be a finite number >= 0$"),
             ({"mask_quantile": 99.5}, "mask_quantile 99.5 must be a finite number > 0 and < 1$"),
             ({"width": 0}, "width 0 must be a finite number >= 1$"),

@@ -77,7 +77,7 @@ class FrozenFeatures(nn.Module):
 
     Args:
         backbone: Name of a timm model.
-        layers: Names of its stages, such as ``blocks.1``.
+        layers: Names of its stages, such as ``blocks.1``, each once.
         weights: File of weights of the backbone; ``None`` takes an installed package or timm's hub.
 
     Raises:
@@ -89,9 +89,12 @@ class FrozenFeatures(nn.Module):
         if not timm.is_model(backbone):
             msg = f"backbone {backbone!r} is not a model of timm; timm.list_models('{backbone[:6]}*') lists some"
             raise ValueError(msg)
-        known: list[str] = timm.create_model(backbone, features_only=True).feature_info.module_name()  # type: ignore[union-attr, operator]
-        if not set(layers) <= set(known):
-            msg = f"layers {list(layers)} must be among those of {backbone}: {', '.join(known)}"
+        whole: Any = timm.create_model(backbone, features_only=True)
+        known: list[str] = whole.feature_info.module_name()
+        # some networks of blocks also name their stem, behind which there is no block to be the last
+        usable = [name for name in known if name.startswith("blocks.") or not hasattr(whole, "blocks")]
+        if not layers or len(set(layers) & set(usable)) < len(layers):
+            msg = f"layers {list(layers)} must be one or more of those of {backbone}, each once: {', '.join(usable)}"
             raise ValueError(msg)
         self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
         network: Any = timm.create_model(backbone, exportable=True, **self._settings)
