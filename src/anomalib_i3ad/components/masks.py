@@ -63,7 +63,10 @@ def random_cell_sets(cell: int, parts: int, height: int, width: int, rng: np.ran
         ValueError: If ``cell`` does not divide both sides.
     """
     if height % cell or width % cell:
-        msg = f"cell size {cell} does not divide the image of {height}x{width} pixels"
+        msg = (
+            f"cell_sizes {cell} does not divide the image of {height}x{width} pixels: "
+            f"choose an image_size that is a multiple of {cell}, or another cell size"
+        )
         raise ValueError(msg)
     rows, columns = height // cell, width // cell
     member = rng.permutation(rows * columns).reshape(rows, columns) % parts

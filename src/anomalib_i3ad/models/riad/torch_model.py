@@ -64,7 +64,8 @@ class RiadModel(ImageModel):
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: the cell sets were drawn for one size."""
         if (height, width) != tuple(self.image_size):
-            msg = f"image of {height}x{width} pixels: this model takes {self.image_size}"
+            own = "x".join(map(str, self.image_size))
+            msg = f"image of {height}x{width} pixels: this model takes {own} (image_size)"
             raise ValueError(msg)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
