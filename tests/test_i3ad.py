@@ -9,6 +9,7 @@ import torch
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
+from anomalib_i3ad.models.i3ad.contextual_attention import ContextualAttention
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
@@ -133,8 +134,6 @@ class TestGenerator:
 
     def test_attention_copies_what_is_visible(self) -> None:
         """On a periodic image the hidden features are rebuilt from identical visible patches."""
-        from anomalib_i3ad.models.i3ad.contextual_attention import ContextualAttention
-
         tile = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(1))
         features = tile.repeat(1, 1, 4, 4)
         hole = torch.zeros(1, 1, 128, 128)
@@ -144,6 +143,18 @@ class TestGenerator:
         assert torch.equal(attended[..., ~hidden], features[..., ~hidden])
         rebuilt, original = attended[..., hidden].flatten(), features[..., hidden].flatten()
         assert torch.corrcoef(torch.stack([rebuilt, original]))[0, 1] > 0.9
+
+    @pytest.mark.parametrize("share", [1e-5, 1e-3, 0.1])
+    def test_attention_hides_partly_what_is_hidden_partly(self, share: float) -> None:
+        """What is hidden by rounding alone, at the foot of the iteration's ramp, moves no more than rounding."""
+        features = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+        hole = torch.zeros(1, 1, 64, 64)
+        hole[..., 16:32, 16:32] = 1
+        partly = hole.clone()
+        partly[..., 40, 40] = share
+        moved = (ContextualAttention(8)(features, partly) - ContextualAttention(8)(features, hole)).abs()
+        assert 0 < moved[..., 10, 10].max() < 10 * share  # its own place
+        assert 0 < moved[..., 4:8, 4:8].max() < 10 * share  # rebuilt from it, among others
 
 
 class TestDiscriminator:

@@ -4,7 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from anomalib_i3ad.components.stitching import composite
+
 SOFTMAX_SCALE = 10.0
+#: Logarithm of the weight of a patch that is hidden.
 EXCLUDED = -1e4
 
 
@@ -35,21 +38,21 @@ class ContextualAttention(nn.Module):
 
         Args:
             features: ``(N, C, H, W)``, height and width even.
-            hole: ``(N, 1, 4 * H, 4 * W)`` in {0, 1}.
+            hole: ``(N, 1, 4 * H, 4 * W)`` in [0, 1]; values between hide partly.
 
         Returns:
             ``(N, C, H, W)``; visible positions keep their own features.
         """
         _, c, h, w = features.shape
         small = F.avg_pool2d(features, 2)
-        hidden = F.max_pool2d(hole, 8)
         queries = F.normalize(self._patches(small, 3, 1), dim=1, eps=1e-4)
-        excluded = F.max_pool2d(hidden, 3, 1, 1).flatten(1)[:, :, None]
         similarity = torch.matmul(queries.transpose(1, 2), queries)  # (N, keys, queries)
-        weights = torch.softmax(SOFTMAX_SCALE * similarity + EXCLUDED * excluded, dim=1)
+        # a patch weighs as much as it is visible: else rounding decides which ones are seen at all
+        visible = 1 - F.max_pool2d(F.max_pool2d(hole, 8), 3, 1, 1).flatten(1)[:, :, None]
+        weights = torch.softmax(SOFTMAX_SCALE * similarity + visible.log().clamp(min=EXCLUDED), dim=1)
         attended = torch.matmul(self._patches(features, 4, 2), weights)
         attended = attended.reshape(-1, c * 16, h // 2, w // 2)
         place = torch.eye(16, dtype=features.dtype, device=features.device).reshape(16, 1, 4, 4)
         # every pixel lies in four of the overlapping 4x4 patches
         filled = F.conv_transpose2d(attended, place.repeat(c, 1, 1, 1), stride=2, padding=1, groups=c) / 4
-        return torch.where(F.max_pool2d(hole, 4) > 0, filled, features)
+        return composite(features, filled, F.max_pool2d(hole, 4))
