@@ -33,7 +33,8 @@ for path in arguments.images:
         print(f"{path}: {error}", file=sys.stderr)
         continue
     verdict = "anomalous" if result.label else "normal"
-    print(f"{path}: {verdict}, score {result.score:.3f}, {result.iterations} iterations, {result.milliseconds:.0f} ms")
+    iterations = "" if result.iterations is None else f"{result.iterations} iterations, "
+    print(f"{path}: {verdict}, score {result.score:.3f}, {iterations}{result.milliseconds:.0f} ms")
     if result.label:
         explained = picture(image, result, f"{path.parent.name}/{path.name}", arguments.threshold)
         write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)

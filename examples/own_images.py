@@ -26,6 +26,8 @@ parser.add_argument("--out", type=Path, default=Path("runs/own"))
 parser.add_argument("--steps", type=int, default=1000, help="training steps")
 arguments = parser.parse_args()
 normal, others = arguments.normal, arguments.others
+if normal is None and others is not None:
+    parser.error("--others: name a folder NORMAL of normal images to train on, too")
 if normal is None:
     fabric = Textures()
     fabric.prepare_data()

@@ -18,7 +18,7 @@ from anomalib.data.utils import read_image
 from anomalib.models import Padim
 from sklearn.metrics import f1_score, roc_auc_score
 
-from anomalib_i3ad import I3AD, SsimAe, Textures
+from anomalib_i3ad import I3AD, MVTec, SsimAe, Textures
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
@@ -85,6 +85,20 @@ class TestAccuracy:
         (((model, _, *cells),),) = tables_in(capsys.readouterr().out)
         assert model == "I3AD max_iterations=0 image_score=mean"
         check_row(cells, label, score, flagged)
+
+    def test_calibrated_anew_on_the_split_of_the_command(self, trained: Trained, capsys: pytest.CaptureFixture) -> None:
+        _, checkpoint, datamodule = trained
+        found = []
+        for ratio, seed in ((0.1, 0), (0.6, 5)):
+            other = I3AD.load_from_checkpoint(checkpoint, max_iterations=0, visualizer=False)
+            split = MVTec(datamodule.root, "fabric", val_split_ratio=ratio, seed=seed, eval_batch_size=8, num_workers=0)
+            make_engine().validate(other, datamodule=split, verbose=False)
+            found.append(predicted(other, datamodule))
+        assert (found[0][2] != found[1][2]).any()
+        split_by = ("--data.val_split_ratio", "0.6", "--data.seed", "5")
+        evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=0", *split_by))
+        (((_, _, *cells),),) = tables_in(capsys.readouterr().out)
+        check_row(cells, *found[1])
 
     def test_a_model_of_anomalibs_as_the_benchmark_trains_it(
         self, textures: Textures, capsys: pytest.CaptureFixture

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from anomalib_i3ad import SsimAe
 from model_tester import tables_in
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -110,3 +113,21 @@ def test_own_images_and_the_line_agree(texture_root: Path, tmp_path: Path) -> No
         assert at_the_line[path] == (word, pytest.approx(score, abs=0.0011))  # printed with three digits
     anomalous = [path for path, (word, _) in judged.items() if word == "anomalous"]
     assert len(list((tmp_path / "defective").glob("*.jpg"))) == len(anomalous)
+
+
+def test_others_alone_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, EXAMPLES / "own_images.py", "--others", tmp_path, "--out", tmp_path / "own"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--others: name a folder NORMAL" in done.stderr
+    assert not (tmp_path / "own").exists()
+
+
+def test_the_line_tells_no_iterations_of_a_model_that_has_none(tmp_path: Path) -> None:
+    picture = tmp_path / "noise.png"
+    cv2.imwrite(str(picture), np.random.default_rng(0).integers(256, size=(128, 128, 3), dtype=np.uint8))
+    model = SsimAe(image_size=128, latent_dim=8).eval()
+    for threshold in (model.post_processor._image_threshold, model.post_processor._pixel_threshold):
+        threshold.fill_(0.5)
+    told = run("line.py", model.to_openvino(tmp_path), picture, "--out", tmp_path)
+    assert re.fullmatch(VERDICT + r", \d+ ms\n", told)

@@ -10,10 +10,10 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.features import packaged_weights
-from anomalib_i3ad.models.feature_i3ad.kept import KeptFeatures
+from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
-from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel, widened
+from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from anomalib_i3ad.models.feature_i3ad.usual import UsualError
 from model_tester import ModelTester, make_engine, make_images
 
@@ -240,19 +240,19 @@ class TestGuardMargin:
         scene = torch.randn(1, 154, 16, 16)
         before = model.initial_inpainting(scene)
         for hole in model.grid_holes(16, 16):
-            ring = widened(hole[None])
+            ring = model.hidden_with(hole[None])
             assert hole.sum() < ring.sum() < ring.numel()
             after = model.initial_inpainting(scene + ring * torch.randn_like(scene))
             assert torch.equal(before * hole, after * hole)
             visible = model.initial_inpainting(scene + (1 - ring) * torch.randn_like(scene))
             assert not torch.equal(before * hole, visible * hole)
 
-    def test_is_two_rings(self) -> None:
+    def test_is_two_rings(self, model: FeatureI3ADModel) -> None:
         hole = torch.zeros(1, 1, 9, 9)
         hole[..., 4, 4] = 1
         expected = torch.zeros(9, 9)
         expected[2:7, 2:7] = 1
-        assert torch.equal(widened(hole)[0, 0], expected)
+        assert torch.equal(model.hidden_with(hole)[0, 0], expected)
 
 
 class TestNetworks:
@@ -313,13 +313,13 @@ class TestSchedule:
         assert model.optimizers().param_groups[0]["lr"] == pytest.approx(0)
 
 
-class TestKept:
+class TestFeatureCache:
     @pytest.mark.parametrize("share", [1.0, 0.0])
     def test_computes_every_image_once(self, share: float, tmp_path: Path, monkeypatch, caplog) -> None:
         monkeypatch.setattr("anomalib_i3ad.components.memory.SHARE", share)
         caplog.set_level("INFO")
         values = {name: torch.randn(2, 3).half().float() for name in "abcd"}
-        store, computed = KeptFeatures(4, (2, 3), tmp_path), []
+        store, computed = FeatureCache(4, (2, 3), tmp_path), []
         assert ("in memory" in caplog.text) == (share == 1.0)
         for names in ("ab", "bc", "ad", "dcba"):
 

@@ -8,8 +8,6 @@ from anomalib_i3ad import I3AD, FeatureI3AD
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
-from anomalib_i3ad.models.feature_i3ad.torch_model import widened
-from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 from model_tester import make_images, set_usual
 
 SIDE = 128
@@ -68,7 +66,7 @@ def test_initial_inpainting_takes_each_part_where_it_was_hidden(model: Iterative
     scene = model.scene_of(make_images(1, SIDE, SIDE))
     stitched = model.initial_inpainting(scene)
     for hole in model.grid_holes(*scene.shape[-2:]):
-        drawn = model.draw(scene, hole[None] if isinstance(model, I3ADModel) else widened(hole[None]))
+        drawn = model.draw(scene, model.hidden_with(hole[None]))
         torch.testing.assert_close(stitched * hole, drawn * hole, rtol=0, atol=1e-5)
 
 
@@ -192,7 +190,7 @@ def test_a_film_is_the_iteration(model: IterativeModel) -> None:
     scene = model.scene_of(image)
     first = residual_of(model, scene, model.initial_inpainting(scene))
     assert torch.equal(frames[0].residual, model.map_of(first, image))
-    assert torch.equal(frames[0].hole, grid_holes(model.initial_grid, *scene.shape[-2:])[:1])
+    assert torch.equal(frames[0].hole, model.hidden_with(grid_holes(model.initial_grid, *scene.shape[-2:])[:1]))
     for frame in frames:
         assert frame.inpainting.shape == image.shape
         assert frame.residual.shape == image[:, :1].shape

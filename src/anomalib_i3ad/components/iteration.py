@@ -104,10 +104,14 @@ class IterativeModel(ImageModel):
         """Initial holes ``(4, 1, height, width)`` of a scene."""
         return grid_holes(self.initial_grid, height, width)
 
+    def hidden_with(self, hole: torch.Tensor) -> torch.Tensor:
+        """All that is hidden ``(N, 1, h, w)`` while the part ``(N, 1, h, w)`` of the scene is drawn at first."""
+        return hole
+
     def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
         """Initial inpainting: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
         holes = self.grid_holes(*scene.shape[-2:]).to(scene)
-        return draw_hidden(scene, holes[None], self.draw)[:, 0]
+        return draw_hidden(scene, holes[None], lambda given, hole: self.draw(given, self.hidden_with(hole)))[:, 0]
 
     def initial_residual(self, scene: torch.Tensor) -> torch.Tensor:
         """Residual ``(N, 1, h, w)`` of the initial inpainting by which u is calibrated."""
@@ -146,7 +150,7 @@ class IterativeModel(ImageModel):
         inpainting = self.initial_inpainting(scene)
         masking, residual = self.compare(prepared, inpainting)
         hole = self.hole_of(masking)
-        take(self.grid_holes(*scene.shape[-2:])[:1].to(scene), inpainting, residual)
+        take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, residual)
         active = hole.mean(dim=(1, 2, 3)) > 0
         # a copy: the states of an exported loop may not share memory
         total = [residual.clone()] if self.anomaly_map == "mean" else []

@@ -1,6 +1,6 @@
 """Parsers of the commands that train and evaluate; imports nothing that takes long, so that ``--help`` is quick."""
 
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
 
 
@@ -43,6 +43,9 @@ def evaluate_parser() -> ArgumentParser:
         help="arguments of the model other than the trained ones, in YAML; thresholds are then calibrated anew, on the "
         "validation images",
     )  # fmt: skip
+    held_out = parser.add_argument_group("validation images, for --set: give what the model was trained with")
+    held_out.add_argument("--data.val_split_ratio", dest="val_split_ratio", type=float, default=SUPPRESS)
+    held_out.add_argument("--data.seed", dest="seed", type=int, default=SUPPRESS)
     parser.add_argument("--iterations", action="store_true", help="what each iteration of the model buys")
     parser.add_argument(
         "--exported", action="store_true",

@@ -62,9 +62,9 @@ def make_trainer(**kwargs: Any) -> Trainer:
     return Trainer(logger=False, enable_checkpointing=False, devices=1, **kwargs)
 
 
-def images_of(root: Path, category: str) -> MVTec:
-    """Datamodule of the images, which no worker processes read."""
-    return MVTec(root, category, eval_batch_size=8, num_workers=0)
+def images_of(root: Path, category: str, **split: Any) -> MVTec:
+    """Datamodule of the images, which no worker processes read; ``split`` is its ``val_split_ratio`` and ``seed``."""
+    return MVTec(root, category, eval_batch_size=8, num_workers=0, **split)
 
 
 def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:

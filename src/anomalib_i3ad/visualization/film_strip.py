@@ -124,7 +124,7 @@ def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
 
 
 class FilmStripVisualizer(Visualizer):
-    """Writes the film strip of every image that ``test`` or ``predict`` scores, one iteration more an image.
+    """Writes the film strip of every image that ``test`` or ``predict`` scores; the model runs once more for each.
 
     ``anomalib test --model anomalib_i3ad.I3AD --model.visualizer anomalib_i3ad.visualization.FilmStripVisualizer ...``
 

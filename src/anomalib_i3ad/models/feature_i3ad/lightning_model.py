@@ -21,9 +21,9 @@ from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
 from anomalib_i3ad.models.iterative import IterativeMixin
 
-from .kept import KeptFeatures
+from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
-from .torch_model import FeatureI3ADModel, widened
+from .torch_model import FeatureI3ADModel
 
 Sums = tuple[torch.Tensor, ...]
 ADAM_BETAS = (0.9, 0.99)
@@ -102,7 +102,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             )
         self.to(memory_format=torch.channels_last)
         self.noise = noise
-        self._kept: KeptFeatures | None = None
+        self._cache: FeatureCache | None = None
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if datamodule is not None and datamodule.train_augmentations is None:
             height, width = self.image_size
             shape = self.model.grid_shape(height, width)
-            self._kept = KeptFeatures(len(loader.dataset), shape, self.trainer.default_root_dir)
+            self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir)
         if torch.isfinite(self.model.std).all():
             return
 
@@ -160,18 +160,18 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         )
 
     def on_train_end(self) -> None:
-        """Free the kept features."""
+        """Free the cached features."""
         super().on_train_end()
-        self._kept = None
+        self._cache = None
 
     def cells_of(self, batch: Any) -> torch.Tensor:
-        """Features ``(N, C, h, w)`` of a training batch, kept or computed."""
+        """Features ``(N, C, h, w)`` of a training batch, cached or computed."""
         image = image_of(batch)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            if self._kept is None or batch.image_path is None:
+            if self._cache is None or batch.image_path is None:
                 return self.model.cells_of(image.float())
-            kept = self._kept.take(batch.image_path, lambda new: self.model.cells_of(image[new].float()))
-        return kept.to(self.device, memory_format=torch.channels_last)
+            cached = self._cache.take(batch.image_path, lambda new: self.model.cells_of(image[new].float()))
+        return cached.to(self.device, memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Inpaint holes in noisy features, and draw images from features."""
@@ -179,7 +179,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         model, rng = self.model, self.step_rng()
         features = model.standardised(self.cells_of(batch))
         n, _, h, w = features.shape
-        hole = widened(training_holes(n, h, w, rng, model.grid_holes(h, w), GRID_PROBABILITY).to(features))
+        hole = model.hidden_with(training_holes(n, h, w, rng, model.grid_holes(h, w), GRID_PROBABILITY).to(features))
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**63)))
         # uniform: drawn several times faster than normal noise on a CPU
         largest = 3**0.5 * self.noise

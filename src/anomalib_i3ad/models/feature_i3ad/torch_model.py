@@ -26,11 +26,6 @@ MARGIN = 2
 SPREAD = 0.65
 
 
-def widened(hole: torch.Tensor) -> torch.Tensor:
-    """Hole ``(N, 1, h, w)`` with the guard margin around it."""
-    return F.max_pool2d(hole, 2 * MARGIN + 1, stride=1, padding=MARGIN)
-
-
 def _spreading(cells: int, like: torch.Tensor) -> torch.Tensor:
     """Gaussian weights ``(CELL * cells, cells)`` by which pixels along an axis take the residuals of its cells."""
     pixel = (torch.arange(CELL * cells, device=like.device).to(like.dtype) + 0.5) / CELL - 0.5
@@ -116,14 +111,20 @@ class FeatureI3ADModel(IterativeModel):
         """See :meth:`IterativeModel.draw`."""
         return torch.cat(self.inpainter(self.features_in(scene), hole), dim=1)
 
+    def hidden_with(self, hole: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.hidden_with`: the part and the guard margin around it."""
+        return F.max_pool2d(hole, 2 * MARGIN + 1, stride=1, padding=MARGIN)
+
     def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IterativeModel.initial_inpainting`: with the guard margin.
+        """See :meth:`IterativeModel.initial_inpainting`.
 
         First and last layer see each cell alone: they are asked once, before parts are hidden and after the stitching.
         """
         holes = self.grid_holes(*scene.shape[-2:]).to(scene)
         encoded = self.inpainter.encode(self.features_in(scene))
-        filled = draw_hidden(encoded, holes[None], lambda given, hole: self.inpainter.fill(given, widened(hole)))
+        filled = draw_hidden(
+            encoded, holes[None], lambda given, hole: self.inpainter.fill(given, self.hidden_with(hole))
+        )
         return torch.cat(self.inpainter.decode(filled[:, 0]), dim=1)
 
     def features_in(self, scene: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from anomalib_i3ad.components.memory import fits_in_memory
 logger = logging.getLogger(__name__)
 
 
-class KeptFeatures:
+class FeatureCache:
     """Features of images by their paths, in half precision.
 
     Args:
