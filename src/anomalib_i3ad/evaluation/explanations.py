@@ -31,7 +31,7 @@ _RECONSTRUCTION = (
     "pixels, as FeatureI3AD does, take no score from this picture: it is a blurred sketch of what they expect."
 )
 ITERATIONS = (
-    "hidden: what the model did not see, in blue; of the initial inpainting one part of four is shown.",
+    "hidden: what the model did not see, in blue; the initial inpainting hides four times, of which one is shown.",
     _RECONSTRUCTION,
     "difference: where image and expectation differ, on the scale of the anomaly map.",
 )

@@ -85,7 +85,7 @@ def draw_film_strip(
         hole = pixels_of(snapshot.hole, "nearest")
         shown = snapshot.residual / (snapshot.residual + pixel_threshold)
         iteration = [
-            Tile("hidden" if number else "hidden, one part of four", tiles[0].pixels * (1 - hole) + HIDDEN * hole),
+            Tile("hidden" if number else "hidden, one of four times", tiles[0].pixels * (1 - hole) + HIDDEN * hole),
             Tile("reconstruction", pixels_of(snapshot.inpainting)),
             Tile("difference", coloured(shown)),
         ]
