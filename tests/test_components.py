@@ -99,7 +99,7 @@ class TestResiduals:
         image, _ = pair(64, 64)
         other = image.clone()
         other[..., 30:34, 30:34] = 1 - other[..., 30:34, 30:34]
-        residual = build_residual(name)(image, other)
+        residual = build_residual("residual", name)(image, other)
         assert residual.shape == (2, 1, 64, 64)
         assert (residual[..., :25, :] == 0).all()
         assert (residual[..., 31:33, 31:33] > 0).all()
@@ -107,10 +107,10 @@ class TestResiduals:
     def test_values_by_hand(self) -> None:
         image, other = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
         other[:, 0] = 0.6
-        assert build_residual("l2")(image, other)[0, 0, 4, 4].item() == pytest.approx(0.12)
+        assert build_residual("residual", "l2")(image, other)[0, 0, 4, 4].item() == pytest.approx(0.12)
         # one channel of three differs, flat: its SSIM is C1 / (0.36 + C1)
         expected = (1 - 1e-4 / (0.36 + 1e-4)) / 3 / 2
-        assert build_residual("ssim")(image, other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
+        assert build_residual("residual", "ssim")(image, other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
 
 
 class TestGMS:

@@ -364,7 +364,7 @@ class TestBadArguments:
         ("arguments", "message"),
         [
             ({"image_size": 72}, "image of 72x72 pixels: the network takes sides that are multiples of 16"),
-            ({"initial_grid": 8}, "initial_grid 8 does not divide"),
+            ({"initial_grid": 8}, "image of 96x96 pixels: the initial_grid of 8 takes sides that are multiples of 64"),
             ({"initial_grid": 4}, "initial_grid 4 leaves nothing visible of 96x96 pixels: choose a smaller"),
             ({"backbone": "resnet1"}, "backbone 'resnet1' is not a model of timm"),
             (

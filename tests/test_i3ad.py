@@ -262,12 +262,12 @@ class TestBadArguments:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"initial_grid": 6}, "initial_grid 6 does not divide the image of 64x64"),
-            ({"initial_grid": 3}, "must be an even number"),
+            ({"initial_grid": 6}, "image of 64x64 pixels: the initial_grid of 6 takes sides that are multiples of 6"),
+            ({"initial_grid": 3}, "initial_grid 3 must be an even number"),
             ({"image_size": 66, "initial_grid": 2}, "multiples of 4"),
             ({"image_size": 68, "stages": 2, "initial_grid": 2}, "multiples of 8"),
-            ({"mask_residual": "psnr"}, "residual 'psnr' must be one of 'ssim', 'l2'"),
-            ({"score_residual": "x"}, "residual 'x'"),
+            ({"mask_residual": "psnr"}, "mask_residual 'psnr' must be one of 'ssim', 'l2'"),
+            ({"score_residual": "x"}, "score_residual 'x'"),
             ({"image_score": "sum"}, "image_score 'sum' must be one of 'mean', 'l4', 'max', 'top_k'"),
             ({"max_iterations": -1}, "max_iterations -1 must be a finite number >= 0$"),
             ({"mask_quantile": 1.0}, "mask_quantile 1.0 must be a finite number > 0 and < 1$"),

@@ -71,11 +71,11 @@ class L2Residual(Residual):
 RESIDUALS: dict[str, type[Residual]] = {"ssim": SSIMResidual, "l2": L2Residual}
 
 
-def build_residual(name: str) -> Residual:
-    """Build a residual by name: ``ssim`` or ``l2``.
+def build_residual(argument: str, name: str) -> Residual:
+    """Build the residual that an argument names: ``ssim`` or ``l2``.
 
     Raises:
-        ValueError: If there is no residual of that name.
+        ValueError: If there is no residual of that name; names the argument.
     """
-    check_choice("residual", name, RESIDUALS)
+    check_choice(argument, name, RESIDUALS)
     return RESIDUALS[name]()

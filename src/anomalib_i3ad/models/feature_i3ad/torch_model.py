@@ -75,7 +75,7 @@ class FeatureI3ADModel(IterativeModel):
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: backbone, grid and inpainter must fit."""
         check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
-        self.grid_holes(height // CELL, width // CELL)
+        check_sides(height, width, CELL * self.initial_grid, f"initial_grid of {self.initial_grid}")
         if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
             size = f"{height}x{width} pixels"
             msg = f"initial_grid {self.initial_grid} leaves nothing visible of {size}: choose a smaller one"

@@ -31,12 +31,14 @@ class I3ADModel(IterativeModel):
         super().__init__(initial_grid, max_iterations, anomaly_map, image_score)
         self.generator = Generator(width, stages)
         #: The residual that masks and the one that scores; one, if it is the same.
-        self.residuals: Any = nn.ModuleList(map(build_residual, dict.fromkeys((mask_residual, score_residual))))
+        self.residuals: Any = nn.ModuleList([build_residual("mask_residual", mask_residual)])
+        if score_residual != mask_residual:
+            self.residuals.append(build_residual("score_residual", score_residual))
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and grid must fit."""
         check_sides(height, width, self.generator.size_divisor, "generator")
-        self.grid_holes(height, width)
+        check_sides(height, width, self.initial_grid, f"initial_grid of {self.initial_grid}")
 
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.scene_of`: the image itself."""

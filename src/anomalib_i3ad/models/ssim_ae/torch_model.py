@@ -74,7 +74,7 @@ class SsimAeModel(ImageModel):
         check_choice("mode", mode, get_args(Mode))
         check_range("latent_dim", latent_dim, at_least=1)
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
-        self.residual = build_residual(score_residual)
+        self.residual = build_residual("score_residual", score_residual)
         self.image_score = ImageScore(image_score)
         self.size = size
         self.grayscale = grayscale
