@@ -19,7 +19,7 @@ from anomalib_i3ad.deploy import graph
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export.quantization import quantize
-from anomalib_i3ad.export.storage import store_small
+from anomalib_i3ad.export.storage import LARGE, store_small
 from anomalib_i3ad.export.to_openvino import convert
 from model_tester import make_images, set_usual, weights_of
 
@@ -341,12 +341,13 @@ class TestFeatures:
         for name, value in run(own, image).items():
             assert np.abs(value.astype(float) - run(any_size, image)[name]).max() < 1e-5
 
-    def test_what_is_usual_takes_half_the_bytes(self, model: FeatureI3AD, path: Path) -> None:
-        halves = [
-            node.data
-            for node in graph.read_model(path).get_ordered_ops()
-            if node.get_type_name() == "Constant" and node.get_output_element_type(0) == ov.Type.f16
-        ]
+    def test_what_is_usual_and_the_backbone_take_half_the_bytes(self, model: FeatureI3AD, path: Path) -> None:
+        stored = [node for node in graph.read_model(path).get_ordered_ops() if node.get_type_name() == "Constant"]
+        halves = [node.data for node in stored if node.get_output_element_type(0) == ov.Type.f16]
+        of_backbone = [part for part in model.model.features.parameters() if part.numel() >= LARGE]
+        for weight in of_backbone:
+            assert any(np.array_equal(half, weight) for half in halves)
+        assert len(of_backbone) == 17
         whitening = model.model.usual_error.whitening.numpy()
         half = whitening.shape[-1] // 2
         for part in (whitening[:, :half, :half], whitening[..., half:]):

@@ -38,6 +38,11 @@ class TestFeatureI3AD(ModelTester):
             assert torch.isfinite(value).all()
             assert torch.equal(value, saved[name])
 
+    def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
+        usual = fitted[0].model.usual_error
+        for value in (*fitted[0].model.parameters(), usual.scale, usual.whitening):
+            assert torch.equal(value, value.half())
+
     def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
         datamodule.setup()
@@ -77,10 +82,13 @@ class TestFeatureI3AD(ModelTester):
         np.testing.assert_allclose(distance[:, 0], by_hand, rtol=0.02)
         assert by_hand.mean() == pytest.approx(1)
 
-    def test_the_backbone_keeps_its_weights_and_needs_them_only_once(self, fitted, monkeypatch) -> None:
-        expected = packaged_weights("tf_efficientnet_lite0")
-        for name, value in fitted[0].model.features.network.state_dict().items():
-            assert torch.equal(value, expected[name])
+    def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
+        pretrained, (image,) = FeatureI3AD(**TINY).model.features, make_images(1, 96, 96)
+        weights = packaged_weights("tf_efficientnet_lite0")
+        pretrained.network.load_state_dict({name: weights[name] for name in pretrained.network.state_dict()})
+        with torch.no_grad():
+            pairs = zip(fitted[0].model.features(image[None]), pretrained(image[None]), strict=True)
+        assert all(torch.dist(found, expected) < 0.01 * expected.norm() for found, expected in pairs)
         monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
         fitted[0].model.features.load_pretrained()
 
@@ -118,7 +126,7 @@ def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
     everywhere = error * np.sqrt(share / square.mean(axis=(1, 2), keepdims=True))
     flat = everywhere.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
     components = np.linalg.svd(flat, full_matrices=False)[2][:96]
-    values = np.einsum("kc,nchw->hwnk", components, error * np.sqrt(share / usual))
+    values = np.einsum("kc,nchw->hwnk", components, error * np.sqrt(share / usual).astype(np.float16))
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
     products = np.stack([block.T @ block / (4 * n) for block in blocks])

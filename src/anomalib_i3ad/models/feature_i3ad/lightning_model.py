@@ -16,6 +16,7 @@ from torch import optim
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.components.half import round_to_half
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
@@ -201,8 +202,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Within a fit, measure what is usual on the training images; then calibrate u."""
+        """Within a fit, round the weights and measure what is usual on the training images; then calibrate u."""
         if self.trainer.state.fn is TrainerFn.FITTING:
+            for network in (self.model.inpainter, self.model.decoder):
+                round_to_half(network)
             self.measure_usual()
         super().on_validation_epoch_start()
 

@@ -80,7 +80,8 @@ class UsualError(nn.Module):
             count: How many images they are the mean of.
         """
         usual = toward_all(square, count, (1, 2))
-        self.scale.copy_((self.share[:, None, None] / usual).sqrt()[None])
+        # rounded, so that an exported file can keep it in half the bytes and nothing changes
+        self.scale.copy_((self.share[:, None, None] / usual).sqrt()[None].half())
         everywhere = (self.share / products.diagonal()).sqrt()
         vectors = torch.linalg.eigh((products * everywhere[:, None] * everywhere).double())[1]
         self.components.copy_(vectors[:, -len(self.components) :].T)
@@ -99,5 +100,5 @@ class UsualError(nn.Module):
         # of the factor L of C = L L^T: e^T C^-1 e = |e^T L^-T|^2
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
         usual = (whitening * (products @ whitening)).sum(dim=(1, 2)).mean()
-        # rounded, so that an exported file can keep them in half the bytes and nothing changes
+        # rounded, as the scale
         self.whitening.copy_((whitening / usual.sqrt()).half())
