@@ -1,31 +1,56 @@
-"""Weights that half precision holds exactly are stored in half the bytes."""
+"""Weights that one byte or two hold exactly are stored in these."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 
-from anomalib_i3ad.deploy.graph import loops_of
-
 #: Numbers from which on a constant is worth a conversion.
-LARGE = 10_000
+LARGE = 4_000
+
+
+def _graphs(model: ov.Model) -> Iterator[ov.Model]:
+    """A graph, and those in its loops and branches."""
+    yield model
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Loop":
+            yield node.get_function()
+        elif node.get_type_name() == "If":
+            yield from (node.get_function(branch) for branch in range(2))
+
+
+def _in_half(values: np.ndarray) -> ov.Node | None:
+    halves = values.astype(np.float16)
+    return ops.convert(ops.constant(halves), "f32") if np.array_equal(halves, values) else None
+
+
+def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
+    """Of matrices whose columns are -127 to 127 times a power of two, of each column its own."""
+    if values.ndim < 2:
+        return None
+    largest = np.abs(values).max(axis=-2, keepdims=True)
+    step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest / 127, 1))))
+    units = values / step
+    if not np.array_equal(units, np.round(units)):
+        return None
+    return ops.multiply(ops.convert(ops.constant(units.astype(np.int8)), "f32"), ops.constant(step))
 
 
 def store_small(model: ov.Model) -> ov.Model:
-    """Store large constants as FP16 where that changes no number; changes the model in place.
+    """Store large constants in 8 bits or FP16 where that changes no number; changes the model in place.
 
     Runtimes convert them when they load the graph.
     """
-    for graph in (model, *(loop.get_function() for loop in loops_of(model))):
+    for graph in _graphs(model):
         for node in graph.get_ordered_ops():
             if node.get_type_name() != "Constant" or node.get_output_element_type(0) != ov.Type.f32:
                 continue
             values = node.data
             if values.size < LARGE or np.abs(values).max() > np.finfo(np.float16).max:
                 continue
-            halves = values.astype(np.float16)
-            if np.array_equal(halves, values):
-                takers = node.output(0).get_target_inputs()
-                stored = ops.convert(ops.constant(halves, name=node.get_friendly_name()), "f32")
-                for taker in takers:
+            stored = _in_eight_bits(values) or _in_half(values)
+            if stored is not None:
+                for taker in node.output(0).get_target_inputs():
                     taker.replace_source_output(stored.output(0))
     return model

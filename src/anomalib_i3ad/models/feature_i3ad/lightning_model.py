@@ -16,8 +16,8 @@ from torch import optim
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
-from anomalib_i3ad.components.half import round_to_half
 from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
 from anomalib_i3ad.models.iterative import IterativeMixin

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from anomalib_i3ad.components.rounding import round_to_eight_bits
+
 #: Principal components of the features' errors that are compared.
 COMPONENTS = 96
 #: Side in cells of the blocks that share a covariance.
@@ -87,7 +89,7 @@ class UsualError(nn.Module):
         self.components.copy_(vectors[:, -len(self.components) :].T)
 
     def set_covariance(self, products: torch.Tensor, count: int) -> None:
-        """Set the whitening.
+        """Set the whitening, and the size of components.
 
         Args:
             products: Mean of the products of components ``(B, K, K)`` in each block, of :meth:`in_blocks`.
@@ -97,8 +99,11 @@ class UsualError(nn.Module):
         covariance = toward_all(products, count, 0)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
+        # components of one size, and with it all that is in a column: then 8 bits are enough
+        size = covariance.mean(dim=0).diagonal().sqrt()
         # of the factor L of C = L L^T: e^T C^-1 e = |e^T L^-T|^2
-        whitening = torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
-        usual = (whitening * (products @ whitening)).sum(dim=(1, 2)).mean()
-        # rounded, as the scale
-        self.whitening.copy_((whitening / usual.sqrt()).half())
+        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
+        self.whitening.copy_(round_to_eight_bits(whitening))
+        rounded = self.whitening.double()
+        usual = (rounded * (products / size / size[:, None] @ rounded)).sum(dim=(1, 2)).mean()
+        self.components.div_((size * usual.sqrt())[:, None])
