@@ -40,8 +40,12 @@ class TestFeatureI3AD(ModelTester):
 
     def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
         usual = fitted[0].model.usual_error
-        for value in (*fitted[0].model.parameters(), usual.scale, usual.whitening):
+        for value in (*fitted[0].model.parameters(), usual.scale):
             assert torch.equal(value, value.half())
+        largest = usual.whitening.abs().amax(dim=1, keepdim=True)
+        units = usual.whitening / 2 ** torch.ceil(torch.log2(largest / 127))
+        assert torch.equal(units, units.to(torch.int8).float())
+        assert units.abs().amax(dim=1).min() >= 64
 
     def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
@@ -78,9 +82,8 @@ class TestFeatureI3AD(ModelTester):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
             expected = (n * mean + 30 * mean.mean()) / (n + 30)
             np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
-        by_hand = mahalanobis(error.double().numpy(), (40, 112))
-        np.testing.assert_allclose(distance[:, 0], by_hand, rtol=0.02)
-        assert by_hand.mean() == pytest.approx(1)
+        np.testing.assert_allclose(distance, distance_of(measured(error, (40, 112)), error), rtol=0.02)
+        assert distance.mean().item() == pytest.approx(1, rel=1e-3)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
         pretrained, (image,) = FeatureI3AD(**TINY).model.features, make_images(1, 96, 96)
@@ -115,6 +118,16 @@ class TestResNet(ModelTester):
 
 def distance_of(usual: UsualError, error: torch.Tensor) -> torch.Tensor:
     return usual(usual.components_of(error))
+
+
+def measured(error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
+    n, _, *cells = error.shape
+    usual = UsualError(layers, cells)
+    of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
+    usual.set_scale(error.square().mean(dim=0), of_cells.T @ of_cells / len(of_cells), n)
+    blocks = usual.in_blocks(usual.components_of(error))
+    usual.set_covariance(blocks.transpose(1, 2) @ blocks / blocks.shape[1], n)
+    return usual
 
 
 def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
@@ -211,30 +224,25 @@ class TestCells:
 class TestUsualError:
     """Against a Gaussian field whose covariance differs from block to block."""
 
-    def measured(self, error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
-        n, _, *cells = error.shape
-        usual = UsualError(layers, cells)
-        of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
-        usual.set_scale(error.square().mean(dim=0), of_cells.T @ of_cells / len(of_cells), n)
-        blocks = usual.in_blocks(usual.components_of(error))
-        usual.set_covariance(blocks.transpose(1, 2) @ blocks / blocks.shape[1], n)
-        return usual
-
     @pytest.mark.parametrize("layers", [(5,), (3, 60)])
-    def test_is_the_mahalanobis_distance(self, layers: tuple[int, ...]) -> None:
+    def test_is_the_mahalanobis_distance(self, layers: tuple[int, ...], monkeypatch) -> None:
         torch.manual_seed(0)
         mixing = torch.randn(2, 3, sum(layers), sum(layers)).repeat_interleave(2, 0).repeat_interleave(2, 1)
         error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, sum(layers), 4, 6), mixing)
-        usual = self.measured(error, layers)
+        rounded = distance_of(measured(error, layers), error)
+        assert rounded.mean().item() == pytest.approx(1, rel=1e-4)
+        monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
+        usual = measured(error, layers)
         expected = mahalanobis(error.double().numpy(), layers)
         distance = distance_of(usual, error)
+        assert 0 < (rounded / distance - 1).std() < 0.01
         np.testing.assert_allclose(distance[:, 0], expected, rtol=1e-3)
         assert distance.mean().item() == pytest.approx(1, rel=1e-4)
         torch.testing.assert_close(distance_of(usual, error[3:4]), distance[3:4])
 
     def test_an_error_against_the_correlation_counts_more(self) -> None:
         error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
-        usual = self.measured(error, (2,))
+        usual = measured(error, (2,))
         along, against = (
             distance_of(usual, torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1)
         )

@@ -26,8 +26,11 @@ def _in_half(values: np.ndarray) -> ov.Node | None:
 
 
 def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
-    """Of matrices whose columns are -127 to 127 times a power of two, of each column its own."""
-    if values.ndim < 2:
+    """Of several matrices whose columns are -127 to 127 times a power of two, of each column its own.
+
+    A product with one alone would be computed in 8 bits.
+    """
+    if values.ndim < 3:
         return None
     largest = np.abs(values).max(axis=-2, keepdims=True)
     step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest / 127, 1))))
