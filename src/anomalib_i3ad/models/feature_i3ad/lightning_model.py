@@ -59,7 +59,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         seed: Seed of weights, order of images, training holes and noise.
 
         initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.
-        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals.
+        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals; so
+            high that most normal images stop at once.
         max_iterations: Most iterations after the initial inpainting.
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
