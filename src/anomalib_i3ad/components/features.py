@@ -123,7 +123,7 @@ class FrozenFeatures(nn.Module):
         self.eval()
 
     def load_pretrained(self) -> None:
-        """Load the weights, unless a checkpoint brought them already.
+        """Load the weights and round them to half precision, unless a checkpoint brought them already.
 
         Raises:
             ValueError: If they cannot be loaded; the message says what to do.
