@@ -59,8 +59,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         seed: Seed of weights, order of images, training holes and noise.
 
         initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.
-        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals; so
-            high that most normal images stop at once.
+        mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals.
         max_iterations: Most iterations after the initial inpainting.
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
@@ -84,7 +83,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         max_train_steps: int | None = 1000,
         seed: int = 0,
         initial_grid: int = 4,
-        mask_quantile: float = 0.9999,
+        mask_quantile: float = 0.995,
         max_iterations: int = 2,
         image_score: Reduction = "top_k",
         **components: Any,
