@@ -439,6 +439,19 @@ class TestRounding:
                 return [convolved + self.norm(convolved)]
 
         network = self.randomise(Residual())
+        self.assert_stays(network)
+
+    def test_weights_beyond_half_precision_stay(self) -> None:
+        class Large(nn.Sequential):
+            def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+                return [super().forward(image)]
+
+        network = self.randomise(Large(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+        nn.init.constant_(network[1].weight, 1e8)
+        self.assert_stays(network)
+
+    @staticmethod
+    def assert_stays(network: nn.Module) -> None:
         before = {name: value.clone() for name, value in network.state_dict().items()}
         fold_normalisation(network)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

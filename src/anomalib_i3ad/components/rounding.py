@@ -47,5 +47,6 @@ def fold_normalisation(network: nn.Module) -> None:
             norm.running_mean.zero_()
             norm.running_var.fill_(1 - norm.eps)
     round_to_half(network)
-    if any(torch.dist(one, other) > ROUNDING * one.norm() for one, other in zip(before, network(image), strict=True)):
+    pairs = zip(before, network(image), strict=True)
+    if not all(torch.dist(one, other) <= ROUNDING * one.norm() for one, other in pairs):  # NaN is none of these
         network.load_state_dict(unfolded)

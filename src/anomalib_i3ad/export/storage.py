@@ -34,10 +34,10 @@ def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
         return None
     largest = np.abs(values).max(axis=-2, keepdims=True)
     step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest / 127, 1))))
-    units = values / step
-    if not np.array_equal(units, np.round(units)):
+    units = np.round(values / step).astype(np.int8)
+    if not np.array_equal(units * step, values):
         return None
-    return ops.multiply(ops.convert(ops.constant(units.astype(np.int8)), "f32"), ops.constant(step))
+    return ops.multiply(ops.convert(ops.constant(units), "f32"), ops.constant(step))
 
 
 def store_small(model: ov.Model) -> ov.Model:
