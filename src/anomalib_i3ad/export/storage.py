@@ -37,7 +37,8 @@ def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
     units = np.round(values / step).astype(np.int8)
     if not np.array_equal(units * step, values):
         return None
-    return ops.multiply(ops.convert(ops.constant(units), "f32"), ops.constant(step))
+    # multiplied, they would be taken for quantised, and the file could no longer be halved
+    return ops.divide(ops.convert(ops.constant(units), "f32"), ops.constant(1 / step))
 
 
 def store_small(model: ov.Model) -> ov.Model:
