@@ -6,8 +6,8 @@ import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 
-#: Numbers from which on a constant is worth a conversion.
-LARGE = 4_000
+#: Numbers from which on a constant is worth a conversion, and a division.
+LARGE, VERY_LARGE = 4_000, 50_000
 
 
 def _graphs(model: ov.Model) -> Iterator[ov.Model]:
@@ -30,7 +30,7 @@ def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
 
     A product with one alone would be computed in 8 bits.
     """
-    if values.ndim < 3:
+    if values.ndim < 3 or values.size < VERY_LARGE:
         return None
     largest = np.abs(values).max(axis=-2, keepdims=True)
     step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest / 127, 1))))
