@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.features import packaged_weights
+from anomalib_i3ad.components.rounding import fold_normalisation
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
@@ -66,7 +67,7 @@ class TestFeatureI3AD(ModelTester):
         assert model.model.mask_threshold.item() == pytest.approx(np.quantile(residual.numpy(), 0.5), rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
-    def test_usual_residual_is_that_of_the_training_images(self, fitted, texture_root: Path) -> None:
+    def test_usual_residual_is_that_of_the_training_images(self, fitted, texture_root: Path, monkeypatch) -> None:
         datamodule = self.datamodule(texture_root)
         datamodule.setup()
         model = fitted[0].model
@@ -84,6 +85,10 @@ class TestFeatureI3AD(ModelTester):
             np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
         np.testing.assert_allclose(distance, distance_of(measured(error, (40, 112)), error), rtol=0.02)
         assert distance.mean().item() == pytest.approx(1, rel=1e-3)
+        monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
+        by_hand = mahalanobis(error.double().numpy(), (40, 112))
+        np.testing.assert_allclose(distance_of(measured(error, (40, 112)), error)[:, 0], by_hand, rtol=0.02)
+        assert by_hand.mean() == pytest.approx(1)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
         pretrained, (image,) = FeatureI3AD(**TINY).model.features, make_images(1, 96, 96)
@@ -92,6 +97,10 @@ class TestFeatureI3AD(ModelTester):
         with torch.no_grad():
             pairs = zip(fitted[0].model.features(image[None]), pretrained(image[None]), strict=True)
         assert all(torch.dist(found, expected) < 0.01 * expected.norm() for found, expected in pairs)
+        fold_normalisation(pretrained.network)
+        expected = pretrained.network.state_dict()
+        for name, value in fitted[0].model.features.network.state_dict().items():
+            assert torch.equal(value, expected[name])
         monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
         fitted[0].model.features.load_pretrained()
 

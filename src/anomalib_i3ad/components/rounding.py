@@ -11,10 +11,15 @@ from torch import nn
 ROUNDING = 0.05
 
 
-def round_to_eight_bits(matrices: torch.Tensor) -> torch.Tensor:
-    """Round each column of matrices ``(..., rows, columns)`` to -127 to 127 times a power of two of its own."""
+def column_steps(matrices: torch.Tensor) -> torch.Tensor:
+    """Least powers of two ``(..., 1, columns)`` of which no value of a column is more than 127."""
     largest = matrices.abs().amax(dim=-2, keepdim=True)
-    step = torch.where(largest > 0, largest / 127, 1).log2().ceil().exp2()
+    return torch.where(largest > 0, largest / 127, 1).log2().ceil().exp2()
+
+
+def round_to_eight_bits(matrices: torch.Tensor) -> torch.Tensor:
+    """Round each column of matrices ``(..., rows, columns)`` to -127 to 127 times its step."""
+    step = column_steps(matrices)
     return (matrices / step).round() * step
 
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
+import torch
+
+from anomalib_i3ad.components.rounding import column_steps
 
 #: Numbers from which on a constant is worth a conversion, and a division.
 LARGE, VERY_LARGE = 4_000, 50_000
@@ -32,8 +35,7 @@ def _in_eight_bits(values: np.ndarray) -> ov.Node | None:
     """
     if values.ndim < 3 or values.size < VERY_LARGE:
         return None
-    largest = np.abs(values).max(axis=-2, keepdims=True)
-    step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest / 127, 1))))
+    step = column_steps(torch.tensor(values)).numpy()
     units = np.round(values / step).astype(np.int8)
     if not np.array_equal(units * step, values):
         return None
