@@ -209,12 +209,12 @@ class TestCells:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        by_hand = distance_of(model.usual_error, scene[:, :152] - inpainting[:, :152])[:, 0]
+        by_hand = distance_of(model.usual_error, scene[:, :152] - inpainting[:, :152])[:, 0] ** 2
         for layer, part in enumerate((slice(40), slice(40, 152))):
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
-            usual = inpainting[:, 152 + layer] + model.usual_cosine[:, layer]
-            by_hand += (1 - torch.cosine_similarity(one, other)) / usual
-        torch.testing.assert_close(residual[:, 0], by_hand / 2, rtol=1e-4, atol=1e-5)
+            usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
+            by_hand *= (1 - torch.cosine_similarity(one, other)) / usual
+        torch.testing.assert_close(residual[:, 0], by_hand ** (1 / 4), rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
     def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:

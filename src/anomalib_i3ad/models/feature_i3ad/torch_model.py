@@ -152,13 +152,15 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: cosine and error against what is usual; usually 1."""
+        """See :meth:`IterativeModel.compare`: geometric mean of cosines and error against what is usual; usually 1."""
         components, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
-        # what is expected is usually as large as what is usual: the quotient is usually 1 / 2
-        cosine = self.cosines(tuple(directions), drawn) / (expected + self.usual_cosine)
-        error = components - self.usual_error.components_of(drawn)
-        residual = cosine.mean(dim=1, keepdim=True) + self.usual_error(error) / 2
+        # what is expected is usually as large as what is usual
+        cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
+        error = self.usual_error(components - self.usual_error.components_of(drawn))
+        # the root of each, not of their product, which would be too large for half precision
+        cosine = cosines.pow(0.5 / len(directions)).prod(dim=1, keepdim=True)
+        residual = cosine * error.sqrt()
         return residual, residual
 
     def set_usual_cosine(self, cosine: torch.Tensor, count: int) -> None:
