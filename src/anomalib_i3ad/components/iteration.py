@@ -4,7 +4,7 @@ Nakanishi, Suzuki and Matsuo, 2020, section 2; written once for what is inpainte
 """
 
 from abc import abstractmethod
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from anomalib.data import InferenceBatch
@@ -18,7 +18,7 @@ from .stitching import composite, draw_hidden
 
 #: Least width of the ramp below u, far below rounding: a hard edge.
 SHARP = 1e-7
-MapOf = Literal["last", "mean"]
+MapOf = Literal["last", "mean", "mean_hidden"]
 
 
 class Snapshot(NamedTuple):
@@ -62,7 +62,7 @@ class IterativeModel(ImageModel):
             msg = f"initial_grid {initial_grid} must be an even number of parts, at least 2"
             raise ValueError(msg)
         check_range("max_iterations", max_iterations, at_least=0)
-        check_choice("anomaly_map", anomaly_map, ("last", "mean"))
+        check_choice("anomaly_map", anomaly_map, get_args(MapOf))
         self.initial_grid = initial_grid
         self.max_iterations = max_iterations
         self.anomaly_map = anomaly_map
@@ -141,29 +141,33 @@ class IterativeModel(ImageModel):
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
             scene, *prepared = constants
-            _, _, hole, *total = state
+            _, _, hole, *sums = state
             inpainting = composite(scene, self.draw(scene, hole), hole)
             masking, scoring = self.compare(tuple(prepared), inpainting)
             next_hole = self.hole_of(masking)
             take(hole, inpainting, scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            return (inpainting, scoring, next_hole, *(of_all + scoring for of_all in total)), goes_on
+            added = zip(sums, (scoring, hole), strict=False)
+            return (inpainting, scoring, next_hole, *(total + one for total, one in added)), goes_on
 
         inpainting = self.initial_inpainting(scene)
         masking, residual = self.compare(prepared, inpainting)
         hole = self.hole_of(masking)
         take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, residual)
         active = hole.mean(dim=(1, 2, 3)) > 0
-        # a copy: the states of an exported loop may not share memory
-        total = [residual.clone()] if self.anomaly_map == "mean" else []
-        (inpainting, residual, hole, *total), iterations = repeat_active(
-            inpaint_again, (scene, *prepared), (inpainting, residual, hole, *total), active, self.max_iterations
+        # sums of residuals, and of how often a place was inpainted; copies: states of an exported loop share no memory
+        of_map = {"last": [], "mean": [residual.clone()], "mean_hidden": [residual.clone(), torch.ones_like(residual)]}
+        sums: list[torch.Tensor] = of_map[self.anomaly_map]
+        (inpainting, residual, hole, *sums), iterations = repeat_active(
+            inpaint_again, (scene, *prepared), (inpainting, residual, hole, *sums), active, self.max_iterations
         )
-        if total:
+        if self.anomaly_map == "mean":
             # in the iterations it did not need, an image counts the residual of what is still hidden: the rest agrees
             left = (self.max_iterations - iterations)[:, None, None, None]
-            residual = (total[0] + left * residual * hole) / (1 + self.max_iterations)
+            residual = (sums[0] + left * residual * hole) / (1 + self.max_iterations)
+        elif self.anomaly_map == "mean_hidden":
+            residual = sums[0] / sums[1]
         return IterationResult(inpainting, self.map_of(residual, image), hole, iterations)
 
     def record(self, image: torch.Tensor) -> list[Snapshot]:

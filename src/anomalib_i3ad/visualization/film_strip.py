@@ -112,7 +112,11 @@ def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         snapshots = network.record(image)
     count = 1 + network.max_iterations
-    made = {"last": "the last difference", "mean": f"the mean of {count} differences, 0 where nothing was left to hide"}
+    made = {
+        "last": "the last difference",
+        "mean": f"the mean of {count} differences, 0 where nothing was left to hide",
+        "mean_hidden": "at each place the mean of its differences while it was hidden",
+    }
     return draw_film_strip(
         image, snapshots, float(model.post_processor.pixel_threshold), caption,
         plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask),

@@ -83,7 +83,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         max_train_steps: int | None = 1000,
         seed: int = 0,
         initial_grid: int = 4,
-        mask_quantile: float = 0.995,
+        mask_quantile: float = 0.9999,
         max_iterations: int = 2,
         image_score: Reduction = "top_k",
         **components: Any,

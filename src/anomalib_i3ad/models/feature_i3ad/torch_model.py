@@ -54,7 +54,7 @@ class FeatureI3ADModel(IterativeModel):
         max_iterations: int,
         image_score: Reduction,
     ) -> None:
-        super().__init__(initial_grid, max_iterations, "mean", image_score)
+        super().__init__(initial_grid, max_iterations, "mean_hidden", image_score)
         check_range("width", width, at_least=1)
         self.features = FrozenFeatures(backbone, layers, backbone_weights)
         channels, count = sum(self.features.channels), len(self.features.channels)

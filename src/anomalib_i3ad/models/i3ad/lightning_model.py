@@ -51,7 +51,8 @@ class I3AD(IterativeMixin, AnomalibModule):
         score_residual: What becomes the anomaly map: ``ssim`` or ``l2``.
         mask_quantile: Pixels are hidden if their residual reaches this quantile of normal images' initial residuals.
         max_iterations: Most iterations after the initial inpainting.
-        anomaly_map: The ``last`` residual, or the ``mean`` over iterations, in which what is no longer hidden counts 0.
+        anomaly_map: The ``last`` residual, the ``mean`` over iterations, in which what is no longer hidden counts 0, or
+            ``mean_hidden``, at each place over the iterations in which it was hidden.
         image_score: ``mean``, ``max`` or power mean (``l4``) of the map, or mean of its highest 1 % (``top_k``).
 
         **components: ``pre_processor``, ``post_processor``, ``evaluator`` and ``visualizer``, as in anomalib.
