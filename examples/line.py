@@ -1,6 +1,6 @@
 """A program at the line: judge images as they come, without torch.
 
-    python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out defective]
+    python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out anomalous]
 
 Needs ``pip install anomalib-i3ad``, without extras. Prints a line an image; of
 each anomalous one it writes the image with the defect outlined, what it should look like, and the map. This is where
@@ -21,7 +21,7 @@ parser.add_argument("images", nargs="+", type=Path)
 parser.add_argument(
     "--threshold", type=float, default=0.5, help="score above which an image is anomalous; 0.5 is calibrated"
 )
-parser.add_argument("--out", type=Path, default=Path("defective"))
+parser.add_argument("--out", type=Path, default=Path("anomalous"))
 arguments = parser.parse_args()
 
 inspector = Inspector(arguments.model, image_threshold=arguments.threshold)

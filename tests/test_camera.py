@@ -221,7 +221,7 @@ def test_no_secret_reaches_results_or_log(exported: Path, tmp_path: Path, capfd:
         thread.join()
     with results.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    pictures = sorted(path.relative_to(out).as_posix() for path in (out / "defective").rglob("*"))
+    pictures = sorted(path.relative_to(out).as_posix() for path in (out / "anomalous").rglob("*"))
     assert len({row["image"] for row in rows}) == len(rows) >= 11
     assert all(row["image"].startswith("camera http-127.0.0.1-") for row in rows)
     assert sorted(row["picture"] for row in rows) == pictures
@@ -262,7 +262,7 @@ def test_twenty_thousand_images_of_a_camera(exported: Path, tmp_path: Path) -> N
     stop, results = threading.Event(), Results(out / "results.csv")
     with streamed(next_image) as address:
         frames = frames_of(address, results.done, stop, watch=False)
-        progress = run(Timed(exported, image_threshold=1.0), frames, results, out / "defective", stop)
+        progress = run(Timed(exported, image_threshold=1.0), frames, results, out / "anomalous", stop)
     results.close()
     with (out / "results.csv").open(newline="") as file:
         names = [row["image"] for row in csv.DictReader(file)]

@@ -361,7 +361,7 @@ class TestInspect:
         for row in rows:
             expected = inspector.inspect(folder / row["image"])
             assert float(row["score"]) == pytest.approx(expected.score, abs=2e-6)
-            assert row["label"] == ("defective" if expected.label else "normal")
+            assert row["label"] == ("anomalous" if expected.label else "normal")
             assert int(row["iterations"]) == expected.iterations
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
@@ -473,7 +473,7 @@ class TestPictures:
         shown = picture(image, result, "sub/ärm.png", 0.5125, 0.75)
         titles = ["defect outlined", "as it should look", "anomaly map"]
         meanings = ["red: map above 0.75", "a sketch by the model", "0", "0.75: threshold", "1"]
-        said = "defective: score 0.512346, threshold 0.5125"
+        said = "anomalous: score 0.512346, threshold 0.5125"
         assert sorted(drawn) == sorted(["sub/?rm.png", said, *titles, *meanings])
         for text in range(3):
             assert shown[text * LINE : (text + 1) * LINE].max() == 255
@@ -664,7 +664,7 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     """Pictures that cannot be written cost their row nothing, and files that are gone become rows."""
     out = tmp_path / "out"
     out.mkdir()
-    (out / "defective").write_text("in the way")
+    (out / "anomalous").write_text("in the way")
     taken = sources.folder_frames(folder)
     frames = iter([next(taken) for _ in range(10)])
     for number in range(0, 10, 2):
@@ -672,7 +672,7 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     from anomalib_i3ad.deploy.pipeline import run
 
     results = Results(out / "results.csv")
-    progress = run(Inspector(exported, image_threshold=0.0), frames, results, out / "defective", threading.Event())
+    progress = run(Inspector(exported, image_threshold=0.0), frames, results, out / "anomalous", threading.Event())
     results.close()
     rows = rows_of(out)
     assert len(rows) == progress.images == progress.failed == 10
@@ -800,7 +800,7 @@ def test_ten_thousand_images_leave_memory_flat(exported: Path, folder: Path, tmp
     from anomalib_i3ad.deploy.pipeline import run
 
     inspector = Inspector(exported, hint="throughput", image_threshold=0.495)
-    progress = run(inspector, frames(), results, tmp_path / "out" / "defective", threading.Event())
+    progress = run(inspector, frames(), results, tmp_path / "out" / "anomalous", threading.Event())
     results.close()
     names = [row["image"] for row in rows_of(tmp_path / "out")]
     assert len(names) == len(set(names)) == progress.images == 10_000

@@ -105,14 +105,14 @@ def test_own_images_and_the_line_agree(texture_root: Path, tmp_path: Path) -> No
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     xml = re.findall(r"--model (\S+)", trained)[0]
-    told = run("line.py", xml, broken, *judged, "--out", tmp_path / "defective")
+    told = run("line.py", xml, broken, *judged, "--out", tmp_path / "anomalous")
     found = re.findall(VERDICT + r", \d iterations, \d+ ms$", told, re.MULTILINE)
     at_the_line = {path: (word.lower(), float(score)) for path, word, score in found}
     assert at_the_line.keys() == judged.keys()
     for path, (word, score) in judged.items():
         assert at_the_line[path] == (word, pytest.approx(score, abs=0.0011))  # printed with three digits
     anomalous = [path for path, (word, _) in judged.items() if word == "anomalous"]
-    assert len(list((tmp_path / "defective").glob("*.jpg"))) == len(anomalous)
+    assert len(list((tmp_path / "anomalous").glob("*.jpg"))) == len(anomalous)
 
 
 def test_others_alone_are_refused(tmp_path: Path) -> None:

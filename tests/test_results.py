@@ -109,7 +109,7 @@ class TestSecondStart:
         limit = sorted(scores[:5])[2]
         assert command_line.main(command(exported, source, out, "--threshold", str(limit))) == 0
         content_before = (out / "results.csv").read_bytes()
-        (out / "defective" / "mine.txt").write_text("not the run's")
+        (out / "anomalous" / "mine.txt").write_text("not the run's")
         shutil.copytree(source, other)
         for suffix in (".xml", ".bin"):
             shutil.copy(exported.with_suffix(suffix), tmp_path / f"model{suffix}")
@@ -127,12 +127,12 @@ class TestSecondStart:
             assert told in errors
             assert "give another --out, or --again" in errors
         assert (out / "results.csv").read_bytes() == content_before
-        assert len(list((out / "defective").glob("*.jpg"))) == 2
+        assert len(list((out / "anomalous").glob("*.jpg"))) == 2
         assert command_line.main(command(model, source, out, "--threshold", "0.9", "--again")) == 0
         rows = read_rows(out, "csv")
         assert len(rows) == 5
         assert {row["threshold"] for row in rows.values()} == {"0.9"}
-        assert [path.name for path in (out / "defective").iterdir()] == ["mine.txt"]
+        assert [path.name for path in (out / "anomalous").iterdir()] == ["mine.txt"]
         assert command_line.main(command(model, source, out, "--threshold", "0.9")) == 0
         assert json.loads((out / "run.json").read_text())["source"] == str(source)
 
@@ -143,7 +143,7 @@ class TestSecondStart:
         limit = str(sorted(scores[:5])[-2])
         arguments = command(exported, source, tmp_path / "out", "--threshold", limit)
         assert command_line.main(arguments) == 0
-        pictures = tmp_path / "out" / "defective"
+        pictures = tmp_path / "out" / "anomalous"
         assert [path.name for path in pictures.iterdir()] == [f"{worst}.bmp.jpg"]
         (source / f"{worst}.bmp").write_bytes(content(best))
         assert command_line.main(arguments) == 0
@@ -172,18 +172,18 @@ class TestOwnPictures:
         for _ in range(2):
             assert command_line.main(arguments) == 0
             assert set(read_rows(tmp_path / out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
-            assert len(list((tmp_path / out / "defective").iterdir())) == 5
+            assert len(list((tmp_path / out / "anomalous").iterdir())) == 5
 
     def test_nor_are_those_of_another_run(self, exported: Path, source: Path, tmp_path: Path) -> None:
         assert command_line.main(command(exported, source, source / "results", "--threshold", "0")) == 0
-        assert len(list((source / "results" / "defective").iterdir())) == 5
+        assert len(list((source / "results" / "anomalous").iterdir())) == 5
         for out in (source / "results2", tmp_path / "out"):
             assert command_line.main(command(exported, source, out, "--threshold", "1")) == 0
             assert set(read_rows(out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
 
     def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-        (tmp_path / "out" / "defective" / "sub").mkdir(parents=True)
-        assert command_line.main(command(exported, tmp_path / "out" / "defective" / "sub", tmp_path / "out")) == 2
+        (tmp_path / "out" / "anomalous" / "sub").mkdir(parents=True)
+        assert command_line.main(command(exported, tmp_path / "out" / "anomalous" / "sub", tmp_path / "out")) == 2
         assert "the run puts its own pictures there; give another --out" in capfd.readouterr().err
 
 
@@ -196,7 +196,7 @@ class TestWatch:
     def test_sees_what_is_overwritten_and_not_its_own_pictures(self, source: Path, tmp_path: Path) -> None:
         known, passed = {f"{seed}.bmp": sources.stamp_of(source / f"{seed}.bmp") for seed in range(4)}, Counter()
         frames = sources.frames_of(
-            str(source), known, threading.Event(), watch=True, pictures=source / "defective", passed=passed
+            str(source), known, threading.Event(), watch=True, pictures=source / "anomalous", passed=passed
         )
 
         def look() -> list[str]:
@@ -204,8 +204,8 @@ class TestWatch:
             return [frame.name for frame in iter(partial(next, frames), None)]
 
         assert look() == ["4.bmp"]
-        (source / "defective").mkdir()
-        (source / "defective" / "4.bmp.jpg").write_bytes(encode(make_pixels(), ".jpg"))
+        (source / "anomalous").mkdir()
+        (source / "anomalous" / "4.bmp.jpg").write_bytes(encode(make_pixels(), ".jpg"))
         assert look() == []
         (source / "2.bmp").write_bytes(content(5))
         (source / "4.bmp").write_bytes(content(6))
@@ -483,13 +483,13 @@ class Line:
             row, status = rows[name], (self.folder / name).stat()
             assert (int(row["size"]), int(row["mtime_ns"])) == (status.st_size, status.st_mtime_ns)
             assert bool(row["error"]) == (seed is None)
-            picture = self.out / "defective" / f"{name}.jpg"
+            picture = self.out / "anomalous" / f"{name}.jpg"
             if seed is not None:
                 score = self.scores[model][seed]
                 assert float(row["score"]) == pytest.approx(score, abs=2e-6)
                 assert float(row["threshold"]) == threshold
-                assert row["label"] == ("defective" if score > threshold else "normal")
-            assert bool(row["picture"]) == picture.exists() == (row["label"] == "defective")
+                assert row["label"] == ("anomalous" if score > threshold else "normal")
+            assert bool(row["picture"]) == picture.exists() == (row["label"] == "anomalous")
         self.figures["rows"] = len(rows)
         self.figures["errors"] = sum(bool(row["error"]) for row in table)
 

@@ -47,7 +47,7 @@ def main() -> None:
 
     def runtime(folder: Path) -> None:
         results = Results(folder / f"{next(numbers)}.csv")
-        run(inspector, folder_frames(arguments.images), results, folder / "defective", Event())
+        run(inspector, folder_frames(arguments.images), results, folder / "anomalous", Event())
         results.close()
 
     with TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pixel_threshold": chosen.pixel_threshold,
             "source": identity_of(chosen.source),
         }
-        pictures, passed = chosen.out / "defective", Counter[str]()
+        pictures, passed = chosen.out / "anomalous", Counter[str]()
         with (
             claimed(chosen.out, belongs, again=chosen.again),
             closing(Results(chosen.out / f"results.{chosen.format}")) as results,

@@ -103,7 +103,7 @@ def picture(
     heat = np.rint(255 * result.anomaly_map.clip(0, 1)).astype(np.uint8)
     panels.append(titled("anomaly map", panel(cv2.applyColorMap(heat, COLOURS)), _scale(width, pixel_threshold)))
     joined = (np.vstack if size[0] > 2 * size[1] else np.hstack)(panels)
-    said = f"{'defective' if result.label else 'normal'}: score {result.score:.6f}, threshold {threshold:g}"
+    said = f"{'anomalous' if result.label else 'normal'}: score {result.score:.6f}, threshold {threshold:g}"
     head = [_line(name, joined.shape[1]), _line(said, joined.shape[1], ALERT if result.label else INK)]
     return np.pad(np.vstack([*head, joined]), ((0, 0), (GAP, 0), (0, 0)))
 

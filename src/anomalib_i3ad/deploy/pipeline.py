@@ -100,7 +100,7 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
         with suppress(OSError):  # what an earlier content of the file looked like
             path.unlink()
     if result is not None and image is not None:
-        row["label"] = "defective" if result.label else "normal"
+        row["label"] = "anomalous" if result.label else "normal"
         row["score"], row["threshold"] = round(result.score, 6), inspector.image_threshold
         row["iterations"], row["milliseconds"] = result.iterations, round(result.milliseconds, 2)
         if result.label:

@@ -36,7 +36,7 @@ class Progress:
 
     def __init__(self, total: int | None) -> None:
         self.total = total
-        self.images = self.defective = self.dropped = 0
+        self.images = self.anomalous = self.dropped = 0
         self.errors: list[str] = []
         self.failed = 0
         self._latencies: deque[float] = deque(maxlen=REMEMBERED)
@@ -49,7 +49,7 @@ class Progress:
         self.images += 1
         self.dropped += dropped
         if result is not None:
-            self.defective += result.label
+            self.anomalous += result.label
             self._latencies.append(result.milliseconds)
         now = time.perf_counter()
         if now - self._shown > (ON_TERMINAL if self._terminal else ELSEWHERE):
@@ -66,7 +66,7 @@ class Progress:
         """One line of figures."""
         of = "" if self.total is None else f"/{self.total}"
         speed = self.images / max(time.perf_counter() - self._started, 1e-9)
-        line = f"{self.images}{of} images, {self.defective} defective, {self.failed} errors, {speed:.1f} images/s"
+        line = f"{self.images}{of} images, {self.anomalous} anomalous, {self.failed} errors, {speed:.1f} images/s"
         if self.dropped:
             line += f", {self.dropped} dropped"
         if self._latencies:
