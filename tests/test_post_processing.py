@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch, InferenceBatch, MVTecAD
-from scipy.stats import gamma, norm
+from scipy.stats import gamma, nct, norm
 
 from anomalib_i3ad.post_processing import QuantilePostProcessor, quantile
 
@@ -47,20 +47,36 @@ def test_says_how_many_images_calibrated(caplog: pytest.LogCaptureFixture) -> No
         assert f"{said} scores{rough}." in caplog.messages
 
 
-def test_few_images_give_the_prediction_limit_of_a_gamma_distribution() -> None:
+def test_few_images_give_the_tolerance_limit_of_a_gamma_distribution() -> None:
+    """Against scipy's: the exact tolerance factor is a quantile of the noncentral t distribution."""
     torch.manual_seed(0)
     scores = torch.distributions.Gamma(4.0, 2.0).sample((20,))
-    shape = (scores.mean() / scores.std()).item() ** 2
-    for q, normal in ((0.99, 2.326348), (0.995, 2.575829)):
-        threshold = validated(QuantilePostProcessor(q), scores, torch.zeros(20).long()).image_threshold
-        # one image more that varies, too: the normal quantile is wider by sqrt(1 + 1 / 20)
-        wider = norm.cdf(normal * (21 / 20) ** 0.5)
-        assert threshold == pytest.approx(gamma.ppf(wider, shape, scale=scores.mean().item() / shape), rel=0.01)
+    for q, count, counted, rel in (
+        (0.99, 20, 20, 0.01),
+        (0.995, 20, 20, 0.01),
+        (0.99, 10, 10, 0.01),
+        (0.99, 4, 10, 0.03),
+    ):
+        few = scores[:count]
+        shape = (few.mean() / few.std()).item() ** 2
+        threshold = validated(QuantilePostProcessor(q), few, torch.zeros(count).long()).image_threshold
+        root = counted**0.5
+        share = norm.cdf(nct.ppf(0.95, counted - 1, norm.ppf(q) * root) / root)
+        assert threshold == pytest.approx(gamma.ppf(share, shape, scale=few.mean().item() / shape), rel=rel)
     for q in (0.9, 1.0):  # enough images, and nothing beyond the largest
         threshold = validated(QuantilePostProcessor(q), scores, torch.zeros(20).long()).image_threshold
         assert threshold == pytest.approx(np.quantile(scores, q), rel=1e-5)
     one = validated(QuantilePostProcessor(), scores[:1], torch.zeros(1).long())
     assert one.image_threshold == one.pixel_threshold == scores[0]
+
+
+def test_few_images_let_the_quantile_be_passed_with_confidence() -> None:
+    torch.manual_seed(0)
+    for count in (12, 40):
+        drawn = torch.distributions.Gamma(20.0, 1.0).sample((400, count))
+        none = torch.zeros(count).long()
+        beyond = [validated(QuantilePostProcessor(), of_one, none).image_threshold.item() for of_one in drawn]
+        assert np.mean(np.array(beyond) > gamma.ppf(0.99, 20)) == pytest.approx(0.95, abs=0.03)
 
 
 def test_few_images_raise_few_false_alarms() -> None:

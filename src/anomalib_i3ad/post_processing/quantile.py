@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 QUANTILES = ("image_quantile", "pixel_quantile")
 #: Scores below this are rounding noise; no threshold is placed below it.
 SMALLEST_THRESHOLD = 1e-6
+#: How sure it is, where images are few, that the image quantile of all normal images lies below the threshold.
+CONFIDENCE = 0.95
+#: Fewer images count as so many: to be as sure with two, the threshold would lie beyond most defects.
+FEWEST = 10
 
 
 def _pooled(values: list[torch.Tensor], trainer: Trainer) -> np.ndarray:
@@ -63,17 +67,21 @@ def _quantile(pooled: np.ndarray, q: float) -> float:
 
 
 def _beyond(scores: np.ndarray, q: float) -> float | None:
-    """Upper prediction limit of a gamma distribution, where positive scores are too few for a quantile; else ``None``.
+    """Upper tolerance limit of a gamma distribution, where positive scores are too few for a quantile; else ``None``.
 
     The largest of 20 scores differs much from one choice of images to the next. Means of squared errors are about gamma
-    distributed; fitted by moments, its quantile is Wilson and Hilferty's (1931).
+    distributed, and cube roots of these normally (Wilson and Hilferty, 1931; Krishnamoorthy et al., 2008). The
+    tolerance factor of a normal distribution is Natrella's (NIST, Handbook of Statistical Methods, section 7.2.6.3).
     """
     count = scores.size
     if count < 2 or not 0 < count * (1 - q) < 1 or scores.min() <= 0:  # of one there is no deviation
         return None
     mean = scores.mean(dtype=np.float64)
     spread = scores.std(ddof=1, dtype=np.float64) / mean / 3  # of the cube root of scores over their mean
-    return float(mean * (1 - spread**2 + NormalDist().inv_cdf(q) * (1 + 1 / count) ** 0.5 * spread) ** 3)
+    normal, sure, images = NormalDist().inv_cdf(q), NormalDist().inv_cdf(CONFIDENCE), max(count, FEWEST)
+    a, b = 1 - sure**2 / (2 * images - 2), normal**2 - sure**2 / images
+    factor = (normal + (normal**2 - a * b) ** 0.5) / a
+    return float(mean * (1 - spread**2 + factor * spread) ** 3)
 
 
 class QuantilePostProcessor(PostProcessor):
@@ -85,8 +93,8 @@ class QuantilePostProcessor(PostProcessor):
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
     s and t are first counted from the lowest of these. Models may have no maps.
 
-    Where there are too few images for the image quantile, 100 for 0.99, it is that of a gamma distribution fitted to
-    their scores, if these are positive.
+    Where there are too few images for the image quantile, 100 for 0.99, and their scores are positive, the threshold
+    is the tolerance limit of a gamma distribution: 95 % sure that the share of all normal images stays below it.
 
     Args:
         image_quantile: Share of normal images whose scores stay below the image threshold, in [0, 1].
