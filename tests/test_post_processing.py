@@ -51,12 +51,8 @@ def test_few_images_give_the_tolerance_limit_of_a_gamma_distribution() -> None:
     """Against scipy's: the exact tolerance factor is a quantile of the noncentral t distribution."""
     torch.manual_seed(0)
     scores = torch.distributions.Gamma(4.0, 2.0).sample((20,))
-    for q, count, counted, rel in (
-        (0.99, 20, 20, 0.01),
-        (0.995, 20, 20, 0.01),
-        (0.99, 10, 10, 0.01),
-        (0.99, 4, 10, 0.03),
-    ):
+    cases = ((0.99, 20, 20, 0.01), (0.995, 20, 20, 0.01), (0.99, 10, 10, 0.01), (0.99, 4, 10, 0.03))
+    for q, count, counted, rel in cases:
         few = scores[:count]
         shape = (few.mean() / few.std()).item() ** 2
         threshold = validated(QuantilePostProcessor(q), few, torch.zeros(count).long()).image_threshold
