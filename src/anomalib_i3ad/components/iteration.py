@@ -157,8 +157,9 @@ class IterativeModel(ImageModel):
         take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, residual)
         active = hole.mean(dim=(1, 2, 3)) > 0
         # sums of residuals, and of how often a place was inpainted; copies: states of an exported loop share no memory
-        of_map = {"last": [], "mean": [residual.clone()], "mean_hidden": [residual.clone(), torch.ones_like(residual)]}
-        sums: list[torch.Tensor] = of_map[self.anomaly_map]
+        sums = [] if self.anomaly_map == "last" else [residual.clone()]
+        if self.anomaly_map == "mean_hidden":
+            sums.append(torch.ones_like(residual))
         (inpainting, residual, hole, *sums), iterations = repeat_active(
             inpaint_again, (scene, *prepared), (inpainting, residual, hole, *sums), active, self.max_iterations
         )
