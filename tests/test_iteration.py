@@ -48,10 +48,13 @@ def residual_of(model: IterativeModel, scene: torch.Tensor, inpainting: torch.Te
     return model.compare(model.prepare(scene), inpainting)[0]
 
 
+def draw(model: IterativeModel, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    return model.decode(model.fill(model.encode(scene), hole))
+
+
 def draw_the_scene(model: IterativeModel, scene: torch.Tensor) -> None:
     """Let the network draw what is there."""
-    model.draw = lambda given, _hole: scene.repeat(len(given) // len(scene), 1, 1, 1)
-    model.initial_inpainting = lambda given: IterativeModel.initial_inpainting(model, given)
+    model.decode = lambda filled: scene.repeat(len(filled) // len(scene), 1, 1, 1)
 
 
 def test_no_iterations_leave_the_initial_inpainting(model: IterativeModel) -> None:
@@ -66,7 +69,7 @@ def test_initial_inpainting_takes_each_part_where_it_was_hidden(model: Iterative
     scene = model.scene_of(make_images(1, SIDE, SIDE))
     stitched = model.initial_inpainting(scene)
     for hole in model.grid_holes(*scene.shape[-2:]):
-        drawn = model.draw(scene, model.hidden_with(hole[None]))
+        drawn = draw(model, scene, model.hidden_with(hole[None]))
         torch.testing.assert_close(stitched * hole, drawn * hole, rtol=0, atol=1e-5)
 
 
@@ -81,7 +84,7 @@ def test_follows_the_definition(model: IterativeModel, kind: str) -> None:
         residuals, times = [residual_of(model, scene, inpainting)], 1
         hole = (residuals[0] >= u).float()
         while hole.any() and iterations < 3:
-            inpainting = scene * (1 - hole) + model.draw(scene, hole) * hole
+            inpainting = scene * (1 - hole) + draw(model, scene, hole) * hole
             iterations, times = iterations + 1, times + hole
             residuals.append(residual_of(model, scene, inpainting))
             previous, hole = hole, (residuals[-1] >= u).float()
@@ -136,7 +139,7 @@ def test_what_is_visible_stays_and_differs_nowhere(model: IterativeModel) -> Non
     scene = model.scene_of(make_images(1, SIDE, SIDE))
     hole = torch.zeros(1, 1, *scene.shape[-2:])
     hole[..., : hole.shape[-1] // 4] = 1
-    inpainting = composite(scene, model.draw(scene, hole), hole)
+    inpainting = composite(scene, draw(model, scene, hole), hole)
     visible = (hole == 0).expand_as(scene)
     assert torch.equal(inpainting[visible], scene[visible])
     assert residual_of(model, scene, inpainting)[..., -hole.shape[-1] // 4 :].abs().max() == 0

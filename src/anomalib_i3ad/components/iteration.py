@@ -75,17 +75,25 @@ class IterativeModel(ImageModel):
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """Scene ``(N, C, h, w)`` of images ``(N, 3, H, W)`` in [0, 1]."""
 
+    def encode(self, scene: torch.Tensor) -> torch.Tensor:
+        """Compute once what :meth:`fill` needs of a scene, each place alone: ``(N, E, h, w)``."""
+        return scene
+
     @abstractmethod
-    def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """Draw what is hidden from what is visible.
+    def fill(self, encoded: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """Fill what is hidden from what is visible.
 
         Args:
-            scene: ``(N, C, h, w)``.
+            encoded: ``(N, E, h, w)``.
             hole: ``(N, 1, h, w)`` in [0, 1]; values between hide partly.
 
         Returns:
-            ``(N, C, h, w)``; only the hole counts.
+            ``(N, F, h, w)``; only the hole counts.
         """
+
+    def decode(self, filled: torch.Tensor) -> torch.Tensor:
+        """Draw a scene ``(N, C, h, w)`` from what :meth:`fill` made, each place alone."""
+        return filled
 
     @abstractmethod
     def prepare(self, scene: torch.Tensor) -> State:
@@ -113,8 +121,12 @@ class IterativeModel(ImageModel):
 
     def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
         """Initial inpainting: each part of the scene ``(N, C, h, w)`` drawn while it was hidden, stitched."""
-        holes = self.grid_holes(*scene.shape[-2:]).to(scene)
-        return draw_hidden(scene, holes[None], lambda given, hole: self.draw(given, self.hidden_with(hole)))[:, 0]
+        return self.decode(self.initial_filling(self.encode(scene)))
+
+    def initial_filling(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Of which :meth:`decode` makes the initial inpainting."""
+        holes = self.grid_holes(*encoded.shape[-2:]).to(encoded)
+        return draw_hidden(encoded, holes[None], lambda given, hole: self.fill(given, self.hidden_with(hole)))[:, 0]
 
     def initial_residual(self, scene: torch.Tensor) -> torch.Tensor:
         """Residual ``(N, 1, h, w)`` of the initial inpainting by which u is calibrated."""
@@ -133,25 +145,27 @@ class IterativeModel(ImageModel):
             snapshots: Filled with every iteration, the initial inpainting first; for one image alone.
         """
         scene = self.scene_of(image)
-        prepared = self.prepare(scene)
+        encoded, prepared = self.encode(scene), self.prepare(scene)
 
         def take(hole: torch.Tensor, inpainting: torch.Tensor, residual: torch.Tensor) -> None:
             if snapshots is not None:
                 snapshots.append(Snapshot(hole, self.picture_of(inpainting, image), self.map_of(residual, image)))
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
-            scene, *prepared = constants
-            _, _, hole, *sums = state
-            inpainting = composite(scene, self.draw(scene, hole), hole)
+            scene, encoded, *prepared = constants
+            _, _, _, hole, *sums = state
+            filled = self.fill(encoded, hole)
+            inpainting = composite(scene, self.decode(filled), hole)
             masking, scoring = self.compare(tuple(prepared), inpainting)
             next_hole = self.hole_of(masking)
             take(hole, inpainting, scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
             added = zip(sums, (scoring, hole), strict=False)
-            return (inpainting, scoring, next_hole, *(total + one for total, one in added)), goes_on
+            return (filled, hole, scoring, next_hole, *(total + one for total, one in added)), goes_on
 
-        inpainting = self.initial_inpainting(scene)
+        filled = self.initial_filling(encoded)
+        inpainting = self.decode(filled)
         masking, residual = self.compare(prepared, inpainting)
         hole = self.hole_of(masking)
         take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, residual)
@@ -160,9 +174,15 @@ class IterativeModel(ImageModel):
         sums = [] if self.anomaly_map == "last" else [residual.clone()]
         if self.anomaly_map == "mean_hidden":
             sums.append(torch.ones_like(residual))
-        (inpainting, residual, hole, *sums), iterations = repeat_active(
-            inpaint_again, (scene, *prepared), (inpainting, residual, hole, *sums), active, self.max_iterations
+        # not the inpainting: an exported loop copies its state, and what was filled is smaller, and all it is made of
+        (filled, drawn, residual, hole, *sums), iterations = repeat_active(
+            inpaint_again,
+            (scene, encoded, *prepared),
+            (filled, torch.ones_like(hole), residual, hole, *sums),
+            active,
+            self.max_iterations,
         )
+        inpainting = composite(scene, self.decode(filled), drawn)
         if self.anomaly_map == "mean":
             # in the iterations it did not need, an image counts the residual of what is still hidden: the rest agrees
             left = (self.max_iterations - iterations)[:, None, None, None]

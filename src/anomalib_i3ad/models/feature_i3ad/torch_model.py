@@ -10,7 +10,6 @@ from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.components.stitching import draw_hidden
 
 from .networks import Decoder, Inpainter
 from .usual import UsualError, toward_all
@@ -107,25 +106,21 @@ class FeatureI3ADModel(IterativeModel):
         """Scene of standardised features ``(N, C, h, w)``."""
         return torch.cat([features, torch.zeros_like(features[:, : len(self.features.channels)])], dim=1)
 
-    def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IterativeModel.draw`."""
-        return torch.cat(self.inpainter(self.features_in(scene), hole), dim=1)
+    def encode(self, scene: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.encode`."""
+        return self.inpainter.encode(self.features_in(scene))
+
+    def fill(self, encoded: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.fill`."""
+        return self.inpainter.fill(encoded, hole)
+
+    def decode(self, filled: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.decode`."""
+        return torch.cat(self.inpainter.decode(filled), dim=1)
 
     def hidden_with(self, hole: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.hidden_with`: the part and the guard margin around it."""
         return F.max_pool2d(hole, 2 * MARGIN + 1, stride=1, padding=MARGIN)
-
-    def initial_inpainting(self, scene: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IterativeModel.initial_inpainting`.
-
-        First and last layer see each cell alone: they are asked once, before parts are hidden and after the stitching.
-        """
-        holes = self.grid_holes(*scene.shape[-2:]).to(scene)
-        encoded = self.inpainter.encode(self.features_in(scene))
-        filled = draw_hidden(
-            encoded, holes[None], lambda given, hole: self.inpainter.fill(given, self.hidden_with(hole))
-        )
-        return torch.cat(self.inpainter.decode(filled[:, 0]), dim=1)
 
     def features_in(self, scene: torch.Tensor) -> torch.Tensor:
         """Standardised features ``(N, C, h, w)`` of a scene."""

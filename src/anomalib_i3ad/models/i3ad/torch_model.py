@@ -44,9 +44,9 @@ class I3ADModel(IterativeModel):
         """See :meth:`IterativeModel.scene_of`: the image itself."""
         return image
 
-    def draw(self, scene: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-        """See :meth:`IterativeModel.draw`."""
-        return self.generator(scene, hole)[-1]
+    def fill(self, encoded: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+        """See :meth:`IterativeModel.fill`: in pixels, of pixels."""
+        return self.generator(encoded, hole)[-1]
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
