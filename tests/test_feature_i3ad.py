@@ -77,17 +77,17 @@ class TestFeatureI3AD(ModelTester):
             drawn = model.features_in(model.initial_inpainting(scene))
             error = model.features_in(scene) - drawn
             before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
-            distance = distance_of(model.usual_error, error)
+            distance = model.usual_error(error)
         n = len(images)
         for layer, part in enumerate((slice(40), slice(40, None))):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
             expected = (n * mean + 30 * mean.mean()) / (n + 30)
             np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
-        np.testing.assert_allclose(distance, distance_of(measured(error, (40, 112)), error), rtol=0.02)
+        np.testing.assert_allclose(distance, measured(error, (40, 112))(error), rtol=0.02)
         assert distance.mean().item() == pytest.approx(1, rel=1e-3)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         by_hand = mahalanobis(error.double().numpy(), (40, 112))
-        np.testing.assert_allclose(distance_of(measured(error, (40, 112)), error)[:, 0], by_hand, rtol=0.02)
+        np.testing.assert_allclose(measured(error, (40, 112))(error)[:, 0], by_hand, rtol=0.02)
         assert by_hand.mean() == pytest.approx(1)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
@@ -123,10 +123,6 @@ class TestResNet(ModelTester):
         patch.setattr("anomalib_i3ad.components.features.FrozenFeatures.load_pretrained", lambda _self: None)
         yield
         patch.undo()
-
-
-def distance_of(usual: UsualError, error: torch.Tensor) -> torch.Tensor:
-    return usual(usual.components_of(error))
 
 
 def measured(error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
@@ -209,7 +205,7 @@ class TestCells:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        by_hand = distance_of(model.usual_error, scene[:, :152] - inpainting[:, :152])[:, 0] ** 2
+        by_hand = model.usual_error(scene[:, :152] - inpainting[:, :152])[:, 0] ** 2
         for layer, part in enumerate((slice(40), slice(40, 152))):
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
@@ -238,23 +234,21 @@ class TestUsualError:
         torch.manual_seed(0)
         mixing = torch.randn(2, 3, sum(layers), sum(layers)).repeat_interleave(2, 0).repeat_interleave(2, 1)
         error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, sum(layers), 4, 6), mixing)
-        rounded = distance_of(measured(error, layers), error)
+        rounded = measured(error, layers)(error)
         assert rounded.mean().item() == pytest.approx(1, rel=1e-4)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         usual = measured(error, layers)
         expected = mahalanobis(error.double().numpy(), layers)
-        distance = distance_of(usual, error)
+        distance = usual(error)
         assert 0 < (rounded / distance - 1).std() < 0.01
         np.testing.assert_allclose(distance[:, 0], expected, rtol=1e-3)
         assert distance.mean().item() == pytest.approx(1, rel=1e-4)
-        torch.testing.assert_close(distance_of(usual, error[3:4]), distance[3:4])
+        torch.testing.assert_close(usual(error[3:4]), distance[3:4])
 
     def test_an_error_against_the_correlation_counts_more(self) -> None:
         error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
         usual = measured(error, (2,))
-        along, against = (
-            distance_of(usual, torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1)
-        )
+        along, against = (usual(torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1))
         # variances 2 and 0 of the components, and a tenth of their mean on both
         torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.1 / 0.1), rtol=0.01, atol=0)
 

@@ -133,8 +133,7 @@ class FeatureI3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        features = self.features_in(scene)
-        return (self.usual_error.components_of(features), *self.directions(features))
+        return (scene, *self.directions(self.features_in(scene)))
 
     def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
@@ -148,11 +147,11 @@ class FeatureI3ADModel(IterativeModel):
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`: geometric mean of cosines and error against what is usual; usually 1."""
-        components, *directions = prepared
+        scene, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
         # what is expected is usually as large as what is usual
         cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
-        error = self.usual_error(components - self.usual_error.components_of(drawn))
+        error = self.usual_error(self.features_in(scene) - drawn)
         # the root of each, not of their product, which would be too large for half precision
         cosine = cosines.pow(0.5 / len(directions)).prod(dim=1, keepdim=True)
         residual = cosine * error.sqrt()

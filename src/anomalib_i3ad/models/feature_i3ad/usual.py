@@ -37,7 +37,7 @@ class UsualError(nn.Module):
         super().__init__()
         channels, (height, width) = sum(layers), cells
         kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
-        #: What features are multiplied with, their components, and what those of errors are; NaN until known.
+        #: What errors are multiplied with, their components, and what those are multiplied with; NaN until known.
         self.scale: torch.Tensor
         self.components: torch.Tensor
         self.whitening: torch.Tensor
@@ -52,9 +52,9 @@ class UsualError(nn.Module):
         share = torch.cat([torch.full((features,), 1 / len(layers) / features) for features in layers])
         self.register_buffer("share", share, persistent=False)
 
-    def components_of(self, features: torch.Tensor) -> torch.Tensor:
-        """Components ``(N, h, w, K)`` of features ``(N, C, h, w)``; those of an error are the difference of two."""
-        return torch.matmul((features * self.scale).permute(0, 2, 3, 1), self.components.T)
+    def components_of(self, error: torch.Tensor) -> torch.Tensor:
+        """Components ``(N, h, w, K)`` of errors of features ``(N, C, h, w)``."""
+        return torch.matmul((error * self.scale).permute(0, 2, 3, 1), self.components.T)
 
     def in_blocks(self, components: torch.Tensor) -> torch.Tensor:
         """Components ``(N, h, w, K)``, block by block: ``(B, BLOCK * BLOCK * N, K)``."""
@@ -63,9 +63,9 @@ class UsualError(nn.Module):
         return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
 
     def forward(self, error: torch.Tensor) -> torch.Tensor:
-        """Map components of errors ``(N, h, w, K)`` to distances ``(N, 1, h, w)``."""
-        n, h, w, _ = error.shape
-        blocks, half = self.in_blocks(error), self.whitening.shape[-1] // 2
+        """Map errors of features ``(N, C, h, w)`` to distances ``(N, 1, h, w)``."""
+        n, _, h, w = error.shape
+        blocks, half = self.in_blocks(self.components_of(error)), self.whitening.shape[-1] // 2
         # below its diagonal the whitening is 0: a quarter of it need not be stored, nor read from memory, which takes
         # longer than the products
         upper = torch.matmul(blocks[..., :half], self.whitening[:, :half, :half])
