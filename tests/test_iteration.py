@@ -111,6 +111,19 @@ def test_hides_partly_just_below_the_threshold(model: IterativeModel) -> None:
     assert model.hole_of(residual).flatten().tolist() == [0, 0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_what_is_hidden_partly_counts_as_much_as_it_differs(model: IterativeModel, share: float) -> None:
+    """If each inpainting differs alike, so does their mean, whatever share of a place was hidden."""
+    model.anomaly_map, model.min_shrink, model.max_iterations = "mean_hidden", -1.0, 1
+    image = make_images(1, SIDE, SIDE)
+    scene = model.scene_of(image)
+    away = 0.003 * torch.rand_like(scene)
+    model.decode = lambda filled: scene.repeat(len(filled) // len(scene), 1, 1, 1) + away
+    model.hole_of = lambda residual: torch.full_like(residual, share)
+    expected = model.map_of(residual_of(model, scene, scene + away), image)
+    torch.testing.assert_close(model.iterate(image).anomaly_map, expected, rtol=0.03, atol=0)
+
+
 def test_rounding_at_the_threshold_moves_little(model: IterativeModel) -> None:
     """A residual that is u in one runtime and a rounding error below it in another."""
     image = make_images(1, SIDE, SIDE)

@@ -124,7 +124,7 @@ class IterativeModel(ImageModel):
         return self.decode(self.initial_filling(self.encode(scene)))
 
     def initial_filling(self, encoded: torch.Tensor) -> torch.Tensor:
-        """Of which :meth:`decode` makes the initial inpainting."""
+        """What :meth:`decode` turns into the initial inpainting: ``(N, F, h, w)`` of encoded ``(N, E, h, w)``."""
         holes = self.grid_holes(*encoded.shape[-2:]).to(encoded)
         return draw_hidden(encoded, holes[None], lambda given, hole: self.fill(given, self.hidden_with(hole)))[:, 0]
 
@@ -161,7 +161,8 @@ class IterativeModel(ImageModel):
             take(hole, inpainting, scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            added = zip(sums, (scoring, hole), strict=False)
+            # residuals grow with the square of what differs: what is hidden partly counts by the square of its share
+            added = zip(sums, (scoring, hole.square()), strict=False)
             return (filled, hole, scoring, next_hole, *(total + one for total, one in added)), goes_on
 
         filled = self.initial_filling(encoded)
@@ -174,15 +175,15 @@ class IterativeModel(ImageModel):
         sums = [] if self.anomaly_map == "last" else [residual.clone()]
         if self.anomaly_map == "mean_hidden":
             sums.append(torch.ones_like(residual))
-        # not the inpainting: an exported loop copies its state, and what was filled is smaller, and all it is made of
-        (filled, drawn, residual, hole, *sums), iterations = repeat_active(
+        # what inpaintings are made of, not they: an exported loop copies its state, and features are large
+        (filled, filled_hole, residual, hole, *sums), iterations = repeat_active(
             inpaint_again,
             (scene, encoded, *prepared),
             (filled, torch.ones_like(hole), residual, hole, *sums),
             active,
             self.max_iterations,
         )
-        inpainting = composite(scene, self.decode(filled), drawn)
+        inpainting = composite(scene, self.decode(filled), filled_hole)
         if self.anomaly_map == "mean":
             # in the iterations it did not need, an image counts the residual of what is still hidden: the rest agrees
             left = (self.max_iterations - iterations)[:, None, None, None]

@@ -45,7 +45,7 @@ def _reached(start: list[ov.Node], *, forwards: bool) -> set[int]:
         if node.get_instance_id() in seen:
             continue
         seen.add(node.get_instance_id())
-        if node.get_type_name() == "Loop":  # what enters one is compared, not drawn with
+        if node.get_type_name() == "Loop":  # its body is quantised by itself
             continue
         if forwards:
             front += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]

@@ -36,7 +36,7 @@ class Inpainter(nn.Module):
         self.fine = _convolution(width, width)
         self.down = _convolution(width, 2 * width, stride=2)
         self.coarse = nn.ModuleList([_convolution(2 * width, 2 * width, dilation=dilation) for dilation in DILATIONS])
-        # the two that meet are mixed first: a third of the products, and found as much
+        # the two that meet are mixed cell by cell first: less than half the products
         self.up = nn.Sequential(nn.Conv2d(3 * width, width, 1), _convolution(width, width))
         self.head = nn.Conv2d(width, channels + residuals, 1)
         self.channels = channels
