@@ -125,6 +125,15 @@ class ModelTester:
         with pytest.raises(ValueError, match=re.escape(f"{name}={self.tiny[name]} (this model: {value})")):
             make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
 
+    def test_refuses_a_checkpoint_of_another_version(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path) -> None:
+        checkpoint = torch.load(fitted[1], weights_only=False)
+        weights = checkpoint["state_dict"]
+        name = next(name for name, weight in weights.items() if name.startswith("model.") and weight.dim() == 4)
+        weights[name] = weights[name][..., :-1]
+        torch.save(checkpoint, tmp_path / "model.ckpt")
+        with pytest.raises(ValueError, match="with another version of it"):
+            self.model_class.load_from_checkpoint(tmp_path / "model.ckpt")
+
     def test_takes_the_arguments_of_the_checkpoint(
         self, fitted: tuple[AnomalibModule, Path], texture_root: Path
     ) -> None:

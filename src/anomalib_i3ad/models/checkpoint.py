@@ -103,8 +103,8 @@ class CheckpointMixin(Base):
     def _check_weights(self, state: dict[str, torch.Tensor], differing: str) -> None:
         mine = {name: value.shape for name, value in self.model.state_dict(prefix="model.").items()}
         if mine != {name: value.shape for name, value in state.items() if name.startswith("model.")}:
-            msg = (
-                f"the checkpoint does not fit this {type(self).__name__}: it was trained with "
-                f"{differing or 'another version of it'}. Build the model with the checkpoint's arguments."
-            )
+            reason = "another version of it. Train it again, or use that version."
+            if differing:
+                reason = f"{differing}. Build the model with the checkpoint's arguments."
+            msg = f"the checkpoint does not fit this {type(self).__name__}: it was trained with {reason}"
             raise ValueError(msg)

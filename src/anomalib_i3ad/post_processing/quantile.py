@@ -94,7 +94,8 @@ class QuantilePostProcessor(PostProcessor):
     s and t are first counted from the lowest of these. Models may have no maps.
 
     Where there are too few images for the image quantile, 100 for 0.99, and their scores are positive, the threshold
-    is the tolerance limit of a gamma distribution: 95 % sure that the share of all normal images stays below it.
+    is the tolerance limit of a gamma distribution: 95 % sure that the share of all normal images stays below it, less
+    sure with fewer than 10 images.
 
     Args:
         image_quantile: Share of normal images whose scores stay below the image threshold, in [0, 1].
@@ -168,7 +169,8 @@ class QuantilePostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set both thresholds."""
         del pl_module
-        count = _pooled(self._scores, trainer).size
+        scores = _pooled(self._scores, trainer)
+        way = "a tolerance limit" if _beyond(scores, self.image_quantile) else f"the {self.image_quantile:g} quantile"
         # anomalib's buffers: its properties read them, and they are in its checkpoints
         for threshold, lowest, values, q in (
             (self._image_threshold, self.image_min, self._scores, self.image_quantile),
@@ -182,13 +184,11 @@ class QuantilePostProcessor(PostProcessor):
             found = _quantile(pooled, q)
             threshold.fill_(max(_beyond(pooled, q) or found, lowest.item() + SMALLEST_THRESHOLD))
             values.clear()
-        few = count * (1 - self.image_quantile) < 1
-        if count != self.normal_images:  # once a fit, which may validate every epoch
+        if scores.size != self.normal_images:  # once a fit, which may validate every epoch
             logger.info(
-                "Thresholds come from %d normal validation images, for images the %g quantile of their scores%s.",
-                count, self.image_quantile, ", beyond the largest or near it" if few else "",
-            )  # fmt: skip
-        self.normal_images = count
+                "Thresholds come from %d normal validation images, for images %s of their scores.", scores.size, way
+            )
+        self.normal_images = scores.size
 
     # the one place through which anomalib normalises scores and maps, in batches and in the exported graph
     @staticmethod
