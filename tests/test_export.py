@@ -315,8 +315,8 @@ class TestFeatures:
         (all_outside, int8_outside), (all_inside, int8_inside) = (
             (part.convolutions, len(part.quantized)) for part in found
         )
-        assert all_inside == 8
-        assert int8_inside >= 7
+        assert all_inside == 9
+        assert int8_inside >= 8
         network = [part for part in model.model.features.modules() if isinstance(part, torch.nn.Conv2d)]
         depthwise = sum(part.groups > 1 for part in network)
         assert 0 < depthwise < len(network) - 1
