@@ -169,21 +169,20 @@ class QuantilePostProcessor(PostProcessor):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set both thresholds."""
         del pl_module
+        # once: pixels are many, and gathered from every process
         scores = _pooled(self._scores, trainer)
-        way = "a tolerance limit" if _beyond(scores, self.image_quantile) else f"the {self.image_quantile:g} quantile"
         # anomalib's buffers: its properties read them, and they are in its checkpoints
-        for threshold, lowest, values, q in (
-            (self._image_threshold, self.image_min, self._scores, self.image_quantile),
-            (self._pixel_threshold, self.pixel_min, self._maps, self.pixel_quantile),
-        ):
-            if values is self._maps and not values:
-                continue
-            # once: pixels are many, and gathered from every process
-            pooled = _pooled(values, trainer)
+        calibrated = [(self._image_threshold, self.image_min, scores, self.image_quantile)]
+        if self._maps:
+            maps = _pooled(self._maps, trainer)
+            calibrated.append((self._pixel_threshold, self.pixel_min, maps, self.pixel_quantile))
+        for threshold, lowest, pooled, q in calibrated:
             lowest.fill_(min(_quantile(pooled, 0), 0))
             found = _quantile(pooled, q)
             threshold.fill_(max(_beyond(pooled, q) or found, lowest.item() + SMALLEST_THRESHOLD))
-            values.clear()
+        self._scores.clear()
+        self._maps.clear()
+        way = "a tolerance limit" if _beyond(scores, self.image_quantile) else f"the {self.image_quantile:g} quantile"
         if scores.size != self.normal_images:  # once a fit, which may validate every epoch
             logger.info(
                 "Thresholds come from %d normal validation images, for images %s of their scores.", scores.size, way
