@@ -1,21 +1,24 @@
 """What does an image cost? Our models and anomalib's, side by side in one run, with random weights.
 
-    python examples/measure/speed.py                # everything, a quarter of an hour on two cores
+    python examples/measure/speed.py                # ours, and anomalib's on FeatureI3AD's network
     python examples/measure/speed.py --models FeatureI3AD Padim-lite0 --engines openvino int8
 
-Prints a Markdown table, one image of 256x256 pixels at a time: latency (median), images/s with several requests at
-once, files on disk, memory the process grows by, multiply-accumulates, and the share reached of the machine's
-convolution peak, which is measured first. Engines of a model take turns, so that other work on the machine hits all
-alike. I3AD and FeatureI3AD never stop early here, their worst case; FeatureI3AD-stops ends after the initial
-inpainting. ONNX Runtime takes part where it is installed.
+Prints a Markdown table, one image of 256x256 pixels at a time: latency (median of rounds), images/s with several
+requests at once, files on disk, memory the process grows by, multiply-accumulates, and the share reached of the
+machine's convolution peak, which is measured first. All models and engines take turns, each model in a process of its
+own, so that other work on the machine hits all alike: compare what one run measured. I3AD and FeatureI3AD never stop
+early here, their worst case; FeatureI3AD-stops ends after the initial inpainting. ONNX Runtime takes part where it is
+installed.
 """
 
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib.util import find_spec
 from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +30,7 @@ import torch
 import yaml
 from anomalib.models import AnomalibModule, Draem, EfficientAd, Padim, Patchcore, Stfpm
 from anomalib.models.components import TimmFeatureExtractor
+from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
@@ -34,7 +38,10 @@ from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
 from anomalib_i3ad.evaluation.cost import shortest
 from anomalib_i3ad.export.quantization import quantize
 
-SIZE, ROUNDS, THROUGHPUT_IMAGES = 256, 7, 12
+if ONNX_RUNTIME := find_spec("onnxruntime"):  # only the extra dev has it
+    import onnxruntime
+
+SIZE, ROUNDS, RUNS, THROUGHPUT_IMAGES = 256, 15, 4, 12
 ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
 
 
@@ -112,6 +119,8 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "EfficientAd": EfficientAd,
     "Draem": draem,
 }
+#: Those on other networks are left to be asked for: PaDiM's takes many gigabytes.
+DEFAULT = [name for name in MODELS if name not in {"Patchcore", "Padim", "Stfpm", "EfficientAd", "Draem"}]
 
 
 def convolution_peak() -> float:
@@ -169,99 +178,130 @@ def openvino_engine(path: Path, image: np.ndarray) -> tuple[Callable[[], Any], C
     return lambda: compiled(image), images_per_second
 
 
-def measure(name: str, engines: tuple[str, ...], peak: float) -> list[str]:  # noqa: C901, PLR0915
-    """Rows of the table for one model."""
-    if "onnxruntime" in engines:  # only the extra dev has it
-        import onnxruntime  # noqa: PLC0415  # before memory is measured
-    torch.manual_seed(0)
-    model = MODELS[name]().eval()
-    for threshold in ("_image_threshold", "_pixel_threshold"):
-        getattr(model.post_processor, threshold).fill_(0.5)
-    pixels = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
-    x = torch.nn.functional.interpolate(pixels, SIZE, mode="bicubic").clamp(0, 1)
-    image = x.numpy()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(x)
-    gmac = counter.get_total_flops() / 2e9
-    runs: dict[str, Callable[[], Any]] = {}
-    speeds: dict[str, Callable[[], float]] = {}
-    sizes: dict[str, float] = {}
-    memory: dict[str, float] = {}
-    failed: dict[str, str] = {}
+class Measured:
+    """One model in every engine.
 
-    def eager(module: Callable[[torch.Tensor], Any]) -> tuple[Callable[[], Any], Callable[[], float]]:
-        def run() -> None:
-            with torch.inference_mode():
-                module(x)
+    Args:
+        name: The model's, of :data:`MODELS`.
+        engines: Of :data:`ENGINES`.
+        folder: Where its files go, and stay while it is measured.
+    """
 
-        return run, lambda: throughput(run, 1)
-
-    with TemporaryDirectory() as folder:
-        onnx = to_onnx(model, x, folder)
+    def __init__(self, name: str, engines: Sequence[str], folder: str) -> None:
+        self.name, self.engines = name, engines
+        self.runs: dict[str, Callable[[], Any]] = {}
+        self.speeds: dict[str, Callable[[], float]] = {}
+        self.sizes: dict[str, float] = {}
+        self.memory: dict[str, float] = {}
+        self.failed: dict[str, str] = {}
+        self.times: dict[str, list[float]] = {engine: [] for engine in engines}
+        torch.manual_seed(0)
+        self.model = MODELS[name]().eval()
+        for threshold in ("_image_threshold", "_pixel_threshold"):
+            getattr(self.model.post_processor, threshold).fill_(0.5)
+        pixels = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+        self.x = torch.nn.functional.interpolate(pixels, SIZE, mode="bicubic").clamp(0, 1)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.model(self.x)
+        self.gmac = counter.get_total_flops() / 2e9
+        onnx = to_onnx(self.model, self.x, folder)
         graph = one_at_a_time(ov.convert_model(onnx))
-        onnx_bytes = sum(file.stat().st_size for file in onnx.parent.iterdir())
         for engine in engines:
             before = resident()
             try:
-                if engine in {"torch", "compile"}:
-                    sizes[engine] = sum(value.nbytes for value in model.state_dict().values())
-                    runs[engine], speeds[engine] = eager(model if engine == "torch" else torch.compile(model))
-                elif engine == "onnxruntime":
-                    options = onnxruntime.SessionOptions()
-                    # or its idle threads would take their turn of the engine after it
-                    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-                    session, feed = onnxruntime.InferenceSession(onnx, options), {"input": image}
-                    sizes[engine] = onnx_bytes
-                    runs[engine] = lambda session=session, feed=feed: session.run(None, feed)
-                    speeds[engine] = lambda run=runs[engine]: throughput(run, 2)
-                else:
-                    path = Path(folder) / f"{engine}.xml"
-                    made = quantize(graph, [image])[0] if engine == "int8" else graph
-                    ov.save_model(made, path, compress_to_fp16=engine == "fp16")
-                    sizes[engine] = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-                    runs[engine], speeds[engine] = openvino_engine(path, image)
-                runs[engine]()
-                memory[engine] = resident() - before
+                self._prepare(engine, onnx, graph)
+                self.runs[engine]()
+                self.memory[engine] = resident() - before
             except Exception as error:  # noqa: BLE001  # told in the table's place
-                failed[engine] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
-                runs.pop(engine, None)
-        times: dict[str, list[float]] = {engine: [] for engine in runs}
-        for _ in range(ROUNDS):
-            for engine, run in runs.items():
-                times[engine].append(shortest(run, 1))
+                self.failed[engine] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+
+    def _prepare(self, engine: str, onnx: Path, graph: ov.Model) -> None:
+        image = self.x.numpy()
+        if engine in {"torch", "compile"}:
+            module = self.model if engine == "torch" else torch.compile(self.model)
+
+            def eager() -> None:
+                with torch.inference_mode():
+                    module(self.x)
+
+            self.sizes[engine] = sum(value.nbytes for value in self.model.state_dict().values())
+            self.runs[engine], self.speeds[engine] = eager, lambda: throughput(eager, 1)
+        elif engine == "onnxruntime":
+            options = onnxruntime.SessionOptions()
+            # or its idle threads would take their turn of the engine after it
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            session = onnxruntime.InferenceSession(onnx, options)
+
+            def run() -> Any:
+                return session.run(None, {"input": image})
+
+            self.sizes[engine] = sum(file.stat().st_size for file in onnx.parent.glob(f"{onnx.name}*"))
+            self.runs[engine], self.speeds[engine] = run, lambda: throughput(run, 2)
+        else:
+            path = onnx.with_name(f"{engine}.xml")
+            made = quantize(graph, [image])[0] if engine == "int8" else graph
+            ov.save_model(made, path, compress_to_fp16=engine == "fp16")
+            self.sizes[engine] = path.stat().st_size + path.with_suffix(".bin").stat().st_size
+            self.runs[engine], self.speeds[engine] = openvino_engine(path, image)
+
+    def take_turns(self) -> None:
+        """Time every engine; the first runs fetch its weights into the cache again."""
+        for engine in self.engines:
+            if engine not in self.failed:
+                self.times[engine].append(shortest(self.runs[engine], RUNS))
+
+    def rows(self, peak: float) -> list[str]:
+        """Rows of the table."""
         rows = []
-        for engine in engines:
-            if engine in failed:
-                rows.append(f"| {name} | {engine} | {failed[engine]} | | | | | |")
+        for engine in self.engines:
+            if engine in self.failed:
+                rows.append(f"| {self.name} | {engine} | {self.failed[engine]} | | | | | |")
                 continue
-            seconds = float(np.median(times[engine]))
+            seconds = float(np.median(self.times[engine]))
             rows.append(
-                f"| {name} | {engine} | {1000 * seconds:.1f} | {speeds[engine]():.2f} | {sizes[engine] / 1e6:.1f} | "
-                f"{memory[engine] / 1e6:.0f} | {gmac:.1f} | {1e9 * gmac / seconds / peak:.0%} |"
+                f"| {self.name} | {engine} | {1000 * seconds:.1f} | {self.speeds[engine]():.2f} | "
+                f"{self.sizes[engine] / 1e6:.1f} | {self.memory[engine] / 1e6:.0f} | {self.gmac:.1f} | "
+                f"{1e9 * self.gmac / seconds / peak:.0%} |"
             )
-    return rows
+        return rows
+
+
+class Process(BaseManager):
+    """A process of its own for one model."""
+
+    Measured: type[Measured]
+
+
+Process.register("Measured", Measured)
 
 
 def main() -> None:
-    """Measure model after model, each in a process of its own."""
+    """Prepare all models, let them take turns, and print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--models", nargs="+", default=DEFAULT, choices=list(MODELS))
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--csv", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     engines = tuple(arguments.engines)
-    if "onnxruntime" in engines and find_spec("onnxruntime") is None:
+    if "onnxruntime" in engines and not ONNX_RUNTIME:
         print("ONNX Runtime is not installed, and its rows are left out: pip install onnxruntime")
         engines = tuple(engine for engine in engines if engine != "onnxruntime")
     peak = convolution_peak()
     print(f"convolution peak: {peak / 1e9:.1f} GMAC/s, torch threads: {torch.get_num_threads()}\n")
     lines = ["| model | engine | ms | images/s | MB on disk | MB of memory | GMAC | of the peak |"]
     print(f"{lines[0]}\n|---|---|---|---|---|---|---|---|", flush=True)
-    for name in arguments.models:
-        with get_context("spawn").Pool(1) as pool:
-            rows = pool.apply(measure, (name, engines, peak))
-        print("\n".join(rows), flush=True)
-        lines += rows
+    with ExitStack() as stack:
+        measured = []
+        for name in arguments.models:
+            process = stack.enter_context(Process(ctx=get_context("spawn")))
+            measured.append(process.Measured(name, engines, stack.enter_context(TemporaryDirectory())))
+        for _ in track(range(ROUNDS), "rounds"):
+            for model in measured:
+                model.take_turns()
+        for model in measured:
+            rows = model.rows(peak)
+            print("\n".join(rows), flush=True)
+            lines += rows
     if arguments.csv:
         cells = (line.strip("| ").split(" | ") for line in lines)
         arguments.csv.write_text("".join(",".join(of_line) + "\n" for of_line in cells), encoding="utf-8")
