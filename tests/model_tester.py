@@ -43,8 +43,8 @@ def set_usual(model: FeatureI3ADModel) -> None:
     """Let errors of features usually be 1, and not vary together."""
     model.usual_cosine.fill_(0.5)
     usual = model.usual_error
-    (kept, channels), square = usual.components.shape, torch.ones_like(usual.scale[0])
-    usual.set_scale(square, torch.eye(channels), 1)
+    kept, channels = usual.components.shape
+    usual.set_components(torch.eye(channels))
     usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
 
 

@@ -33,7 +33,7 @@ class TestFeatureI3AD(ModelTester):
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
         saved = dict(theirs.named_buffers())
-        usual = {f"usual_error.{name}" for name in ("scale", "components", "whitening")}
+        usual = {f"usual_error.{name}" for name in ("components", "whitening")}
         assert usual | {"mean", "std", "usual_cosine", "mask_threshold"} <= set(saved)
         for name, value in mine.named_buffers():
             assert torch.isfinite(value).all()
@@ -41,7 +41,7 @@ class TestFeatureI3AD(ModelTester):
 
     def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
         usual = fitted[0].model.usual_error
-        for value in (*fitted[0].model.parameters(), usual.scale):
+        for value in fitted[0].model.parameters():
             assert torch.equal(value, value.half())
         largest = usual.whitening.abs().amax(dim=1, keepdim=True)
         units = usual.whitening / 2 ** torch.ceil(torch.log2(largest / 127))
@@ -78,11 +78,9 @@ class TestFeatureI3AD(ModelTester):
             error = model.features_in(scene) - drawn
             before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
             distance = model.usual_error(error)
-        n = len(images)
         for layer, part in enumerate((slice(40), slice(40, None))):
-            mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean(dim=0).numpy()
-            expected = (n * mean + 30 * mean.mean()) / (n + 30)
-            np.testing.assert_allclose(model.usual_cosine[0, layer], expected, rtol=5e-3)  # kept in half precision
+            mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean().item()
+            assert model.usual_cosine[0, layer].item() == pytest.approx(mean, rel=1e-3)
         np.testing.assert_allclose(distance, measured(error, (40, 112))(error), rtol=0.02)
         assert distance.mean().item() == pytest.approx(1, rel=1e-3)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
@@ -129,7 +127,7 @@ def measured(error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
     n, _, *cells = error.shape
     usual = UsualError(layers, cells)
     of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
-    usual.set_scale(error.square().mean(dim=0), of_cells.T @ of_cells / len(of_cells), n)
+    usual.set_components(of_cells.T @ of_cells / len(of_cells))
     blocks = usual.in_blocks(usual.components_of(error))
     usual.set_covariance(blocks.transpose(1, 2) @ blocks / blocks.shape[1], n)
     return usual
@@ -139,12 +137,10 @@ def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
     """Squared distances ``(N, h, w)`` of errors ``(N, C, h, w)``, in float64, from the text of the card."""
     n, _, height, width = error.shape
     share = np.concatenate([np.full(of_layer, 1 / len(layers) / of_layer) for of_layer in layers])[:, None, None]
-    square = np.square(error).mean(axis=0)
-    usual = (n * square + 30 * square.mean(axis=(1, 2), keepdims=True)) / (n + 30)
-    everywhere = error * np.sqrt(share / square.mean(axis=(1, 2), keepdims=True))
-    flat = everywhere.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
+    of_one_size = error * np.sqrt(share / np.square(error).mean(axis=(0, 2, 3))[:, None, None])
+    flat = of_one_size.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
     components = np.linalg.svd(flat, full_matrices=False)[2][:96]
-    values = np.einsum("kc,nchw->hwnk", components, error * np.sqrt(share / usual).astype(np.float16))
+    values = np.einsum("kc,nchw->hwnk", components, of_one_size)
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
     products = np.stack([block.T @ block / (4 * n) for block in blocks])
@@ -164,7 +160,7 @@ def model() -> FeatureI3ADModel:
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
     model.usual_cosine.uniform_(0.2, 0.5)
-    model.usual_error.set_scale(torch.rand(152, 16, 16) + 0.5, torch.eye(152), 10)
+    model.usual_error.set_components(torch.eye(152))
     mixing = torch.randn(64, 96, 96)
     model.usual_error.set_covariance(mixing @ mixing.transpose(1, 2), 10)
     return model

@@ -182,7 +182,8 @@ def test_images_of_a_batch_stop_by_themselves(model: IterativeModel) -> None:
     image = make_images(6, SIDE, SIDE)
     scene = model.scene_of(image)
     first = residual_of(model, scene, model.initial_inpainting(scene)).flatten(1).amax(dim=1)
-    model.mask_threshold.fill_(first.sort().values[2])
+    # between two: at one of them rounding would decide
+    model.mask_threshold.fill_(first.sort().values[2:4].mean())
     together = model.iterate(image)
     alone = [model.iterate(single) for single in image.split(1)]
     assert len(set(together.iterations.tolist())) > 1

@@ -105,7 +105,8 @@ COMPARE = features.FeatureI3ADModel.compare
 def compare_alone(self: Any, prepared: Any, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """FeatureI3AD's comparison without the expected residual: as if the usual one were expected."""
     drawn = self.features_in(inpainting)
-    return COMPARE(self, prepared, torch.cat([drawn, self.usual_cosine.expand(len(drawn), -1, -1, -1)], dim=1))
+    usual = self.usual_cosine.expand(len(drawn), -1, *drawn.shape[-2:])
+    return COMPARE(self, prepared, torch.cat([drawn, usual], dim=1))
 
 
 @contextmanager

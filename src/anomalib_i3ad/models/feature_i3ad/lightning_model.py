@@ -217,25 +217,21 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             features = model.standardised(cells)
             return features, model.features_in(model.initial_inpainting(model.scene_of_features(features)))
 
+        # of every image the mean over its cells
         def sizes(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
             cosine, error = model.cosines(model.directions(features), drawn), features - drawn
             of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
-            return (
-                torch.tensor(len(cells), device=cells.device),
-                cosine.sum(dim=0),
-                error.square().sum(dim=0),
-                of_cells.T @ of_cells,
-            )
+            images = torch.tensor(len(cells), device=cells.device)
+            return images, cosine.mean(dim=(2, 3)).sum(dim=0), images / len(of_cells) * of_cells.T @ of_cells
 
         def products(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
             blocks = usual.in_blocks(usual.components_of(features - drawn))
-            return (blocks.transpose(1, 2) @ blocks,)
+            return (len(cells) / blocks.shape[1] * blocks.transpose(1, 2) @ blocks,)
 
-        images, cosine, square, of_features = self.sum_over_training_images(sizes)
-        count, cells = int(images), square[0].numel()
-        model.set_usual_cosine(cosine / count, count)
-        usual.set_scale(square / count, of_features / (count * cells), count)
+        images, cosine, of_features = self.sum_over_training_images(sizes)
+        model.usual_cosine.copy_((cosine / images)[None, :, None, None])
+        usual.set_components(of_features / images)
         (of_components,) = self.sum_over_training_images(products)
-        usual.set_covariance(of_components / (count * cells / len(of_components)), count)
+        usual.set_covariance(of_components / images, int(images))

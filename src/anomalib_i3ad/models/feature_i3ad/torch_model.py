@@ -12,7 +12,7 @@ from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
 
 from .networks import Decoder, Inpainter
-from .usual import UsualError, toward_all
+from .usual import UsualError
 
 #: Side of a cell in pixels; finer feature maps are averaged, coarser ones interpolated.
 CELL = 8
@@ -66,9 +66,9 @@ class FeatureI3ADModel(IterativeModel):
             self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
         self.check_size(*image_size)
         cells = [side // CELL for side in image_size]
-        #: Usual 1 - cosine of each layer ``(1, L, h, w)``, and usual error of features, from the training images.
+        #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual error of features, from the training images.
         self.usual_cosine: torch.Tensor
-        self.register_buffer("usual_cosine", torch.full((1, count, *cells), float("nan")))
+        self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
         self.usual_error = UsualError(self.features.channels, cells)
 
     def check_size(self, height: int, width: int) -> None:
@@ -156,10 +156,6 @@ class FeatureI3ADModel(IterativeModel):
         cosine = cosines.pow(0.5 / len(directions)).prod(dim=1, keepdim=True)
         residual = cosine * error.sqrt()
         return residual, residual
-
-    def set_usual_cosine(self, cosine: torch.Tensor, count: int) -> None:
-        """Set the usual 1 - cosine, from the mean ``(L, h, w)`` of so many images."""
-        self.usual_cosine.copy_(toward_all(cosine, count, (1, 2))[None])
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.map_of`: smoothly interpolated."""

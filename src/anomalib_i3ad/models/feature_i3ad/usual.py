@@ -11,22 +11,17 @@ from anomalib_i3ad.components.rounding import round_to_eight_bits
 COMPONENTS = 96
 #: Side in cells of the blocks that share a covariance.
 BLOCK = 2
-#: In what is usual at a place, the mean over all places counts as much as so many images.
+#: In the covariance of a block, the mean over all blocks counts as much as so many images.
 PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
 FLOOR = 0.1
 
 
-def toward_all(mean: torch.Tensor, count: int, places: int | tuple[int, ...]) -> torch.Tensor:
-    """Draw what is the mean of ``count`` images at each place toward the mean over all places, dimensions of it."""
-    return (count * mean + PRIOR * mean.mean(dim=places, keepdim=True)) / (count + PRIOR)
-
-
 class UsualError(nn.Module):
-    """Squared Mahalanobis distance of errors from zero, by what is usual at their place; usually 1.
+    """Squared Mahalanobis distance of errors from zero, by what is usual in their block of cells; usually 1.
 
-    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves. Errors are divided by their usual
-    size at the cell, all layers count alike, and a covariance is that of the principal components in a block of cells.
+    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here layers count
+    alike, and a covariance is that of the errors' principal components in a block.
 
     Args:
         layers: Features of each layer.
@@ -37,15 +32,10 @@ class UsualError(nn.Module):
         super().__init__()
         channels, (height, width) = sum(layers), cells
         kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
-        #: What errors are multiplied with, their components, and what those are multiplied with; NaN until known.
-        self.scale: torch.Tensor
+        #: Principal components of errors, and what they are multiplied with in each block; NaN until known.
         self.components: torch.Tensor
         self.whitening: torch.Tensor
-        for name, shape in (
-            ("scale", (1, channels, height, width)),
-            ("components", (kept, channels)),
-            ("whitening", (blocks, kept, kept)),
-        ):
+        for name, shape in (("components", (kept, channels)), ("whitening", (blocks, kept, kept))):
             self.register_buffer(name, torch.full(shape, float("nan")))
         #: Share of each feature in the squared error.
         self.share: torch.Tensor
@@ -54,7 +44,7 @@ class UsualError(nn.Module):
 
     def components_of(self, error: torch.Tensor) -> torch.Tensor:
         """Components ``(N, h, w, K)`` of errors of features ``(N, C, h, w)``."""
-        return torch.matmul((error * self.scale).permute(0, 2, 3, 1), self.components.T)
+        return torch.matmul(error.permute(0, 2, 3, 1), self.components.T)
 
     def in_blocks(self, components: torch.Tensor) -> torch.Tensor:
         """Components ``(N, h, w, K)``, block by block: ``(B, BLOCK * BLOCK * N, K)``."""
@@ -73,20 +63,16 @@ class UsualError(nn.Module):
         distance = distance.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
         return distance.reshape(n, 1, h, w)
 
-    def set_scale(self, square: torch.Tensor, products: torch.Tensor, count: int) -> None:
-        """Set scale and components.
+    def set_components(self, products: torch.Tensor) -> None:
+        """Set the components.
 
         Args:
-            square: Mean of squared errors at each cell ``(C, h, w)``.
             products: Mean over images and cells of the products of errors ``(C, C)``.
-            count: How many images they are the mean of.
         """
-        usual = toward_all(square, count, (1, 2))
-        # rounded, so that an exported file can keep it in half the bytes and nothing changes
-        self.scale.copy_((self.share[:, None, None] / usual).sqrt()[None].half())
-        everywhere = (self.share / products.diagonal()).sqrt()
-        vectors = torch.linalg.eigh((products * everywhere[:, None] * everywhere).double())[1]
-        self.components.copy_(vectors[:, -len(self.components) :].T)
+        # of every feature as large as its share
+        scale = (self.share / products.diagonal()).sqrt()
+        vectors = torch.linalg.eigh((products * scale[:, None] * scale).double())[1]
+        self.components.copy_(vectors[:, -len(self.components) :].T * scale)
 
     def set_covariance(self, products: torch.Tensor, count: int) -> None:
         """Set the whitening, and the size of components.
@@ -96,7 +82,7 @@ class UsualError(nn.Module):
             count: How many images they are the mean of.
         """
         products = products.double()
-        covariance = toward_all(products, count, 0)
+        covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
         # components of one size, and with it all that is in a column: then 8 bits are enough
