@@ -89,7 +89,7 @@ def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
     assert [row[0] for row in table] == ["base", *tried]
     base, width, none, four = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
     assert four == base  # which takes 4 iterations, calibrated anew on the same generator
-    assert base[1] == base[3] == 0
+    assert base[1] == base[3] == base[5] == 0
     for other in (width, none):
         assert other != base
         assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)

@@ -5,8 +5,9 @@
 
 Trains a model on every texture and seed, once as its base has it and once for every choice that training depends on;
 the others are tried on the base's network, calibrated anew. Prints a Markdown table after every texture and seed: image
-and pixel AUROC and their differences from the base, each the mean of those so far, with the deviation of the
-differences. Shortly trained and on drawn defects: it ranks, and promises nothing.
+AUROC, pixel AUROC and AU-PRO and their differences from the base, each the mean of those so far, with the deviation of
+the differences. Defects lie anywhere: only in the middle, they would favour what is blind at the border. Shortly
+trained and on drawn defects: it ranks, and promises nothing.
 """
 
 import logging
@@ -98,7 +99,8 @@ STUDIES = {
         500,
     ),
 }
-Figures = tuple[float, float]
+FIGURES = ("image AUROC", "pixel AUROC", "AU-PRO")
+Figures = tuple[float, ...]
 COMPARE = features.FeatureI3ADModel.compare
 
 
@@ -124,7 +126,7 @@ def constants(choices: dict[str, Any]) -> Iterator[None]:
 def measure(
     study: Study, images: dict[str, Any], seed: int, choices: dict[str, Any], trained: Any = None
 ) -> tuple[Any, Figures]:
-    """Image and pixel AUROC of a model; trained, or calibrated on the network of ``trained``."""
+    """Image AUROC, pixel AUROC and AU-PRO of a model; trained, or calibrated on the network of ``trained``."""
     flips = choices.pop("flips", False)
     changed = {name: choices.pop(name) for name in list(choices) if name.isupper()}
     seed_everything(seed)
@@ -147,15 +149,18 @@ def measure(
         else:
             model.load_state_dict(trained.state_dict())
             engine.validate(model, datamodule=datamodule, verbose=False)
-        return model, measure_accuracy(predict(engine, model, datamodule))[:2]
+        return model, measure_accuracy(predict(engine, model, datamodule))[: len(FIGURES)]
 
 
-def fainter(draw: Callable[[np.ndarray, Any], Drawn], strength: float) -> Callable[[np.ndarray, Any], Drawn]:
-    """Defect mixed with the picture it is drawn into."""
+def fainter_anywhere(draw: Callable[[np.ndarray, Any], Drawn], strength: float) -> Callable[[np.ndarray, Any], Drawn]:
+    """Defect in any place, cut by the border or not, mixed with the picture it is drawn into."""
 
     def drawn(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
-        defective, mask = draw(picture, rng)
-        return picture + strength * (defective - picture), mask
+        offset = rng.integers(len(picture), size=2)
+        moved = np.roll(picture, offset, axis=(0, 1))
+        defective, mask = draw(moved, rng)
+        mixed = moved + strength * (defective - moved)
+        return np.roll(mixed, -offset, axis=(0, 1)), np.roll(mask, -offset, axis=(0, 1))
 
     return drawn
 
@@ -173,7 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     study = STUDIES[arguments.model]
-    root = arguments.root / f"strength{arguments.strength:g}"
+    root = arguments.root / f"anywhere{arguments.strength:g}"
     every = study.training | study.inference
     choices = [(name, value) for name, values in every.items() for value in values]
     if arguments.only:
@@ -182,7 +187,8 @@ def main() -> None:
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]
     for texture, seed in product(arguments.textures, arguments.seeds):
         images = {"category": texture, "root": root}
-        with patch.dict(DEFECTS, {kind: fainter(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}):
+        defects = {kind: fainter_anywhere(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}
+        with patch.dict(DEFECTS, defects):
             Textures(**study.images, **images).prepare_data()
         trained, figures = measure(study, images, seed, dict(base))
         found[0].append(figures)
@@ -200,10 +206,11 @@ def table(choices: list[tuple[str, Any]], found: list[list[Figures]]) -> str:
     for name, figures in zip(["base", *names], np.array(found), strict=True):
         change = figures - np.array(found[0])
         cells = (
-            (f"{figures[:, k].mean():.3f}", f"{change[:, k].mean():+.3f} ± {change[:, k].std():.3f}") for k in range(2)
+            (f"{figures[:, k].mean():.3f}", f"{change[:, k].mean():+.3f} ± {change[:, k].std():.3f}")
+            for k in range(len(FIGURES))
         )
         rows.append([name, *chain(*cells)])
-    return markdown(["choice", "image AUROC", "change", "pixel AUROC", "change"], rows)
+    return markdown(["choice", *chain(*((figure, "change") for figure in FIGURES))], rows)
 
 
 if __name__ == "__main__":
