@@ -85,7 +85,7 @@ STUDIES = {
             "COMPONENTS": [24, 48],
             "FLOOR": [0.05, 1e9],
             "noise": [0.0, 1.0],
-            "layers": [["blocks.2", "blocks.4"], ["blocks.2"]],
+            "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],
             "flips": [True],
         },

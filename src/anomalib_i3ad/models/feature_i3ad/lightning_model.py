@@ -75,7 +75,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         self,
         image_size: int | tuple[int, int] = 256,
         backbone: str = "tf_efficientnet_lite0",
-        layers: Sequence[str] = ("blocks.1", "blocks.2", "blocks.4"),
+        layers: Sequence[str] = ("blocks.2", "blocks.4"),
         backbone_weights: str | None = None,
         width: int = 32,
         noise: float = 0.5,

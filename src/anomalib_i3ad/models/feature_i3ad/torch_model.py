@@ -21,9 +21,6 @@ NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
-#: How much layers finer than cells count in the error, beside 1 of the others: where parts lie anywhere, how their
-#: details vary together in a block is chance.
-FINER_WEIGHT = 0.1
 #: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
@@ -72,8 +69,7 @@ class FeatureI3ADModel(IterativeModel):
         #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual error of features, from the training images.
         self.usual_cosine: torch.Tensor
         self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
-        weights = [FINER_WEIGHT if stride < CELL else 1.0 for stride in self.features.strides]
-        self.usual_error = UsualError(self.features.channels, weights, cells)
+        self.usual_error = UsualError(self.features.channels, cells)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: backbone, grid and inpainter must fit."""

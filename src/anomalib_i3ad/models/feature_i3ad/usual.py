@@ -20,16 +20,15 @@ FLOOR = 0.1
 class UsualError(nn.Module):
     """Squared Mahalanobis distance of errors from zero, by what is usual in their block of cells; usually 1.
 
-    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here a covariance is
-    that of the errors' principal components in a block.
+    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here layers count
+    alike, and a covariance is that of the errors' principal components in a block.
 
     Args:
         layers: Features of each layer.
-        weights: How much each layer counts.
         cells: Height and width of the grid; even.
     """
 
-    def __init__(self, layers: Sequence[int], weights: Sequence[float], cells: Sequence[int]) -> None:
+    def __init__(self, layers: Sequence[int], cells: Sequence[int]) -> None:
         super().__init__()
         channels, (height, width) = sum(layers), cells
         kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
@@ -40,8 +39,7 @@ class UsualError(nn.Module):
             self.register_buffer(name, torch.full(shape, float("nan")))
         #: Share of each feature in the squared error.
         self.share: torch.Tensor
-        counted = zip(layers, weights, strict=True)
-        share = torch.cat([torch.full((features,), weight / sum(weights) / features) for features, weight in counted])
+        share = torch.cat([torch.full((features,), 1 / len(layers) / features) for features in layers])
         self.register_buffer("share", share, persistent=False)
 
     def components_of(self, error: torch.Tensor) -> torch.Tensor:
