@@ -111,6 +111,24 @@ class TestInspector:
         tickets = [inspector.start(image) for image in pixels]  # more than there are requests to begin with
         assert [inspector.finish(ticket).score for ticket in tickets] == expected
 
+    def test_names_the_image_whose_inference_failed(self, exported: Path, tmp_path: Path, monkeypatch) -> None:
+        inspector = Inspector(exported)
+        cv2.imwrite(str(tmp_path / "part.png"), make_pixels())
+        usual = inspector.inspect(tmp_path / "part.png").score
+
+        wait = ov.InferRequest.wait
+
+        def fail(request: ov.InferRequest) -> None:
+            wait(request)
+            msg = "Exception from src/inference.cpp:1:\nthe device is lost"
+            raise RuntimeError(msg)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("openvino.InferRequest.wait", fail)
+            with pytest.raises(ImageError, match=r"part\.png: the device is lost$"):
+                inspector.inspect(tmp_path / "part.png")
+        assert inspector.inspect(tmp_path / "part.png").score == usual
+
     def test_thresholds_change_at_the_line(self, exported: Path) -> None:
         pixels = make_pixels()
         usual = Inspector(exported).inspect(pixels)

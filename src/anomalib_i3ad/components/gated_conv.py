@@ -38,7 +38,7 @@ class GatedConv2d(nn.Module):
         padding = dilation * (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, 2 * out_channels, kernel_size, stride, padding, dilation)
         self.upsample = upsample
-        # ELU and gate together keep a fifth of a unit variance; seventeen such layers in a row pass no
+        # ELU and gate together keep a fifth of a unit variance; sixteen such layers in a row pass no
         # signal at all under torch's default initialisation
         fan_in = in_channels * kernel_size**2
         nn.init.normal_(self.conv.weight[:out_channels], std=(FEATURE_GAIN / fan_in) ** 0.5)

@@ -157,7 +157,7 @@ class Inspector:
         """Wait for an image's result.
 
         Raises:
-            ImageError: If it is not finite.
+            ImageError: If it is not finite, or inference failed.
         """
         request = ticket.request
         try:
@@ -173,6 +173,8 @@ class Inspector:
             if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
                 msg = "the model's result is not finite"
                 raise ImageError(msg)
+        except RuntimeError as error:
+            raise ImageError(str(error).strip().splitlines()[-1]) from error
         finally:
             self._free.append(request)
         return Inspection(
@@ -187,13 +189,12 @@ class Inspector:
             image: ``(H, W, 3)`` RGB or ``(H, W)`` gray bytes, or the path of an image file.
 
         Raises:
-            ImageError: If it is no image; the message names the file.
+            ImageError: If it is no image, or inference failed; the message names the file.
         """
-        if not isinstance(image, np.ndarray):
-            try:
-                pixels = read_image(image)
-            except ImageError as error:
-                msg = f"{image}: {error}"
-                raise ImageError(msg) from error
-            image = pixels
-        return self.finish(self.start(image))
+        if isinstance(image, np.ndarray):
+            return self.finish(self.start(image))
+        try:
+            return self.finish(self.start(read_image(image)))
+        except ImageError as error:
+            msg = f"{image}: {error}"
+            raise ImageError(msg) from error

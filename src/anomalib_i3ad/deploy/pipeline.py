@@ -55,8 +55,8 @@ def _finish(inspector: Inspector, frame: Frame, ticket: Ticket | str) -> Outcome
         return Outcome(frame, error=ticket)
     try:
         return Outcome(frame, ticket.image, inspector.finish(ticket))
-    except (ImageError, RuntimeError) as error:
-        return Outcome(frame, error=f"inference failed: {str(error).strip().splitlines()[-1]}")
+    except ImageError as error:
+        return Outcome(frame, error=f"inference failed: {error}")
 
 
 def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Outcome]:

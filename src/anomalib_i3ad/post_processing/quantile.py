@@ -91,7 +91,7 @@ class QuantilePostProcessor(PostProcessor):
     Here image and pixel threshold t are quantiles of the scores of normal images, and a score s
     is normalised to ``s / (s + t)``: 0.5 at the threshold, in [0, 1), and strictly increasing, so that
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
-    s and t are first counted from the lowest of these. Models may have no maps.
+    s and t are first counted from the lowest of these, below which it is negative. Models may have no maps.
 
     Where there are too few images for the image quantile, 100 for 0.99, and their scores are positive, the threshold
     is the tolerance limit of a gamma distribution: 95 % sure that the share of all normal images stays below it, less

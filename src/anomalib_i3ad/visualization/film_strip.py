@@ -134,6 +134,9 @@ class FilmStripVisualizer(Visualizer):
 
     Args:
         output_dir: Folder; ``images`` below the run's by default, as anomalib's own pictures.
+
+    Raises:
+        TypeError: While images are scored, if the model does not iterate.
     """
 
     def __init__(self, output_dir: str | Path | None = None) -> None:

@@ -47,7 +47,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of 8 times
-            ``initial_grid``.
+            ``initial_grid`` and of the layers' strides, at least 40 times ``initial_grid``.
         backbone: Name of a timm model; it is frozen.
         layers: Its layers whose features are inpainted.
         backbone_weights: File of its ImageNet weights; ``None`` takes the extra ``features``, or timm's hub.
