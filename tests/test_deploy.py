@@ -235,6 +235,18 @@ class TestDecoding:
             expected = np.array(Image.open(data).convert("RGB"))
             assert (decoding.decode(data.getvalue()) == expected).all(), mode
 
+    @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "LA", "CMYK", "RGBA"])
+    def test_tiff_becomes_rgb_as_in_training(self, tmp_path: Path, mode: str) -> None:
+        data = io.BytesIO()
+        image = Image.fromarray(make_pixels()).convert(mode)
+        image.save(data, "TIFF")
+        assert (decoding.decode(data.getvalue()) == read_in_training(tmp_path / "image.tiff", data.getvalue())).all()
+        if mode == "RGBA":
+            image.putalpha(200)
+            image.save(data := io.BytesIO(), "TIFF")
+            with pytest.raises(ImageError, match="TIFF file with transparent parts"):
+                decoding.decode(data.getvalue())
+
     @pytest.mark.parametrize("suffix", [".png", ".tiff"])
     @pytest.mark.parametrize("channels", [3, 4])
     def test_16_bit_colours_are_those_of_training(self, tmp_path: Path, suffix: str, channels: int) -> None:
@@ -441,6 +453,8 @@ class TestInspect:
             ({"--out": "taken/out"}, "taken"),
             ({"--device": "GPU"}, "device GPU: not on this machine"),
             ({"--threshold": "7"}, r"image_threshold 7.0 must lie in"),
+            ({"--source": ""}, "--source is empty; name a folder"),
+            ({"--source": "loop"}, "loop: there is no such folder or file"),
             ({"--source": "taken"}, "taken: neither an image nor a video"),
             ({"--source": "20240101123000"}, "20240101123000: there is no such folder or file"),
         ],
@@ -449,6 +463,7 @@ class TestInspect:
         self, exported: Path, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, change: dict, message: str
     ) -> None:
         Path("taken").write_text("a file")
+        Path("loop").symlink_to("loop")
         arguments = {"--model": str(exported), "--source": str(folder), "--out": str(tmp_path / "out"), **change}
         assert command_line.main([word for pair in arguments.items() for word in pair]) == 2
         errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("anomalib-i3ad inspect: ")]
@@ -678,6 +693,15 @@ def test_nobody_who_listens_stops_no_run(exported: Path, folder: Path, tmp_path:
     assert len(rows_of(tmp_path / "out")) == 40
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_is_not_waited_for(exported: Path, folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    assert command_line.main(command(exported, folder, tmp_path / "out")) == 1
+    (row,) = (row for row in rows_of(tmp_path / "out") if row["error"])
+    assert (row["image"], row["error"]) == ("pipe.png", "not a file with content")
+    assert not sources._is_whole(folder / "pipe.png")
+
+
 def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Path, tmp_path: Path) -> None:
     """Pictures that cannot be written cost their row nothing, and files that are gone become rows."""
     out = tmp_path / "out"
@@ -763,6 +787,36 @@ class TestConvert:
 
         found = convert.difference(brightness(0), brightness(0.5))
         assert found == (pytest.approx(0.5, abs=1e-5), (means < means.mean()).sum(), 4)
+
+    def test_a_smaller_size_is_compared_with_the_images_own(self, exported: Path, tmp_path: Path) -> None:
+        small = tmp_path / "small.xml"
+        assert self.convert(exported, small, "--size", "32", "24") == 0
+        one, other = Inspector(exported), Inspector(small)
+        pairs = [[inspector.inspect(image) for inspector in (one, other)] for image in drawn_images(None)]
+        moved = max(
+            max(abs(before.score - after.score), np.abs(before.anomaly_map - after.anomaly_map).max())
+            for before, after in pairs
+        )
+        found = convert.difference(graph.read_model(exported), graph.read_model(small))
+        assert found.largest == pytest.approx(moved, rel=1e-3)
+        assert found.largest > 1e-3
+
+    def test_a_disk_that_fills_leaves_the_model_that_was_there(
+        self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out.xml"
+        assert self.convert(exported, out) == 0
+        before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+        def full(_: ov.Model, path: Path, **__: object) -> None:
+            Path(path).write_text("half")
+            msg = "basic_ios::clear: iostream error"
+            raise RuntimeError(msg)
+
+        monkeypatch.setattr(ov, "save_model", full)
+        assert self.convert(exported, out, "--image-input") == 2
+        assert f"the model cannot be written; is the disk full?: '{out}'" in capsys.readouterr().err
+        assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
     @pytest.mark.parametrize("forms", [[], ["--size", "70", "90"], ["--fp16", "--image-input"]])
     def test_takes_a_model_of_fixed_size(self, fixed: Path, tmp_path: Path, forms: list[str]) -> None:

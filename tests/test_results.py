@@ -266,9 +266,74 @@ class TestPassedOver:
         assert command_line.main(command(exported, source, tmp_path / "out")) == 1
         assert len(rows_of(tmp_path / "out")) == 5
         assert "passed over: 1 folder that cannot be read" in capfd.readouterr().err
+        look_at = os.stat
+
+        def refuse_within(path: object, *args: object, **kwargs: object) -> os.stat_result:
+            if str(path).startswith(f"{source / 'sub'}{os.sep}"):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return look_at(path, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", refuse_within)
+            assert command_line.main(command(exported, source, tmp_path / "out")) == 1
+        assert "passed over: 1 folder that cannot be read, 5 inspected before" in capfd.readouterr().err
         refused = {str(source)}
         assert command_line.main(command(exported, source, tmp_path / "out")) == 2
         assert f"{source}: the folder cannot be read: Permission denied" in capfd.readouterr().err
+
+
+def test_again_removes_no_file_but_pictures(exported: Path, source: Path, tmp_path: Path) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious.txt"
+    arguments = command(exported, source, out, "--threshold", "0")
+    assert command_line.main(arguments) == 0
+    precious.write_text("of somebody else")
+    table = out / "results.csv"
+    text = table.read_text().replace("anomalous/0.bmp.jpg", "../precious.txt")
+    table.write_text(text.replace("anomalous/1.bmp.jpg", "anomalous/../run.json"))
+    (out / "anomalous" / "notes.txt").write_text("of the operator")
+    with claimed(out, {}, again=True):
+        assert sorted(file.name for file in (out / "anomalous").iterdir()) == ["0.bmp.jpg", "1.bmp.jpg", "notes.txt"]
+    assert precious.exists()
+
+
+def test_a_folder_of_results_that_was_removed_can_be_resumed(tmp_path: Path) -> None:
+    out, of = tmp_path / "out", {"model": "m"}
+    with claimed(out, of):
+        shutil.rmtree(out)
+        with closing(Results(out / "results.csv")) as file:
+            file.append({**dict.fromkeys(FIELDS), "image": "a"})
+    with claimed(out, of):
+        assert [row["image"] for _, row in results.rows_in(out / "results.csv")] == ["a"]
+    with claimed(out, of):
+        shutil.rmtree(out)
+    assert not out.exists()
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_not_run(
+    exported: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    model = tmp_path / "model.xml"
+    for suffix in (".xml", ".bin"):
+        shutil.copy(exported.with_suffix(suffix), model.with_suffix(suffix))
+
+    def read_and_replaced(*arguments: object) -> Inspector:
+        inspector = Inspector(*arguments)
+        model.write_text(model.read_text() + "\n")
+        return inspector
+
+    monkeypatch.setattr(command_line, "Inspector", read_and_replaced)
+    assert command_line.main(command(model, source, tmp_path / "out")) == 2
+    assert f"{model}: was replaced while it was read; start again" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file of Windows has a colon in its name")
+def test_names_that_differ_in_a_colon_have_two_pictures(exported: Path, source: Path, tmp_path: Path) -> None:
+    for name in ("a-a.bmp", "a:a.bmp"):
+        (source / name).write_bytes(content(7))
+    assert command_line.main(command(exported, source, tmp_path / "out", "--threshold", "0")) == 0
+    pictures = [row["picture"] for row in rows_of(tmp_path / "out")]
+    assert len(set(pictures)) == len(pictures) == len(list((tmp_path / "out" / "anomalous").iterdir())) == 7
 
 
 def test_only_one_process_writes(exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -311,6 +376,47 @@ class TestResults:
             file.append(self.row("c"))
         assert [row["image"] for _, row in results.rows_in(path)] == ["b", "c"]
         assert [record.message for record in caplog.records] == [f"{path}: was removed; another one is begun"]
+
+    @pytest.mark.parametrize("left", [0, 2, 2.5])
+    @pytest.mark.parametrize("how", ["cut", "replaced"])
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_that_another_program_writes_meanwhile_go_on_there(
+        self, tmp_path: Path, suffix: str, how: str, left: float, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As an editor does when it saves: all is gone but so many lines."""
+        path = tmp_path / f"results.{suffix}"
+        with closing(Results(path)) as file:
+            for name in "abcd":
+                file.append(self.row(name))
+            lines = path.read_bytes().splitlines(keepends=True)
+            rest = b"".join(lines[: int(left)]) + (lines[2][:-5] if left % 1 else b"")
+            if how == "replaced":
+                (tmp_path / "saved").write_bytes(rest)
+                (tmp_path / "saved").replace(path)
+            else:
+                path.write_bytes(rest)
+            for name in "ef":
+                file.append(self.row(name))
+        kept = ["", "a", "ab"][int(left)] if suffix == "jsonl" else ["", "", "a"][int(left)]
+        if left % 1:
+            with pytest.raises(ValueError, match=r"line 3 is no row of results"):
+                list(results.rows_in(path))
+            path.write_bytes(path.read_bytes().replace(lines[2][:-5] + b"\n", b""))
+        assert [row["image"] for _, row in results.rows_in(path)] == [*kept, "e", "f"]
+        (record,) = caplog.records
+        told = "changed by another program" if left else "removed; another one is begun"
+        assert record.message.startswith(f"{path}: was {told}")
+
+    def test_zeros_behind_the_last_row_are_no_row(self, tmp_path: Path) -> None:
+        """As a power cut leaves them."""
+        path = tmp_path / "results.jsonl"
+        for torn in (b"\0" * 99, b'{"image": "b", "ti' + b"\0" * 99):
+            with closing(Results(path)) as table:
+                table.append(self.row("a"))
+            with path.open("ab") as file:
+                file.write(torn)
+            Results(path).close()
+            assert [row["image"] for _, row in results.rows_in(path)] == ["a"]
 
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
     @pytest.mark.parametrize("name", ["a\rb", "a\nb", "\r", 'a,"b', "a\r\n"])
@@ -380,6 +486,7 @@ class TestResults:
             ("results.jsonl", '{"a": 1}', "from line 1 on"),
             ("results.jsonl", '{"a": 1}\n{"image": ', "line 1 is no row"),
             ("results.jsonl", "12\n", "line 1 is no row"),
+            ("results.jsonl", json.dumps({**dict.fromkeys(FIELDS), "image": ["a"]}) + "\n", "line 1 is no row"),
         ],
     )
     def test_leaves_a_foreign_file_as_it_is(self, tmp_path: Path, name: str, text: str, told: str) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from threading import Event
 
 from .engine import Inspector
-from .graph import ModelError
+from .graph import ModelError, files_of
 from .pipeline import run
 from .progress import say
 from .results import Results
-from .results_folder import ClaimError, claimed
+from .results_folder import PICTURES, ClaimError, claimed
 from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
 #: Exit codes beside 0: some images or folders could not be inspected; the run could not start, or could not write.
@@ -51,9 +51,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 def digest_of(model: Path) -> str:
     """SHA-256 of a model's two files."""
-    digest = hashlib.sha256(model.read_bytes())
-    digest.update(model.with_suffix(".bin").read_bytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files_of(model))).hexdigest()
+
+
+def loaded(chosen: argparse.Namespace) -> tuple[Inspector, str]:
+    """The model, and the digest of the files that it was read from.
+
+    Raises:
+        ModelError: If it cannot be used, or its files were replaced while they were read.
+    """
+    digest = digest_of(chosen.model)
+    inspector = Inspector(
+        chosen.model, chosen.device, chosen.hint, chosen.cache, chosen.threshold, chosen.pixel_threshold
+    )
+    if digest_of(chosen.model) != digest:
+        msg = f"{chosen.model}: was replaced while it was read; start again"
+        raise ModelError(msg)
+    return inspector, digest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,16 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        inspector = Inspector(
-            chosen.model, chosen.device, chosen.hint, chosen.cache, chosen.threshold, chosen.pixel_threshold
-        )
+        inspector, digest = loaded(chosen)
         belongs = {
-            "model_sha256": digest_of(chosen.model),
+            "model_sha256": digest,
             "threshold": chosen.threshold,
             "pixel_threshold": chosen.pixel_threshold,
             "source": identity_of(chosen.source),
         }
-        pictures, passed = chosen.out / "anomalous", Counter[str]()
+        pictures, passed = chosen.out / PICTURES, Counter[str]()
         with (
             claimed(chosen.out, belongs, again=chosen.again),
             closing(Results(chosen.out / f"results.{chosen.format}")) as results,

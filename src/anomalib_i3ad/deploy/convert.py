@@ -10,6 +10,7 @@ import numpy as np
 import openvino as ov
 
 from .drawn_images import drawn_images
+from .engine import fitted
 from .graph import FP32, OUTPUTS, ModelError, fixed_size, in_form, read_model, save_model, served_path, takes_bytes
 
 
@@ -44,18 +45,19 @@ class Difference(NamedTuple):
 
 
 def difference(before: ov.Model, after: ov.Model) -> Difference:
-    """Compare two forms of a model on drawn images of the sizes that both take.
+    """Compare two forms of a model on drawn images, which each gets in the size that it takes, as from the runtime.
 
     Args:
         before: Graph that takes floats or bytes.
         after: Another form of it.
     """
-    images = drawn_images(fixed_size(after))
+    images = drawn_images(fixed_size(before))
     results = []
     for model in (before, after):
         compiled = ov.Core().compile_model(model, "CPU", FP32)
+        batches = [fitted(image, fixed_size(model))[None] for image in images]
         as_bytes = takes_bytes(model)
-        given = (image[None] if as_bytes else image[None].transpose(0, 3, 1, 2) / np.float32(255) for image in images)
+        given = (image if as_bytes else image.transpose(0, 3, 1, 2) / np.float32(255) for image in batches)
         results.append([[compiled(image)[name].astype(float) for name in OUTPUTS[:3]] for image in given])
     moves = [[np.abs(old - new).max() for old, new in zip(*pair, strict=True)] for pair in zip(*results, strict=True)]
     scores, labels, maps = np.transpose(moves)

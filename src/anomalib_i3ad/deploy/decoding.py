@@ -4,17 +4,18 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from stat import S_ISREG
 
 import cv2
 import numpy as np
 
 #: Suffixes of the files that are looked at in a folder; those anomalib trains on.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
-#: Larger images are first shrunk by a whole factor, so that one image cannot take all memory.
+#: Larger images are shrunk by a whole factor once they are decoded: those under way would take all memory.
 MOST_PIXELS = 32_000_000
 # as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
-PNG, JPEG, RIFF, BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM"
+PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
 JPEG_END, JPEG_MARKER = 0xD9, re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
@@ -74,7 +75,8 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file.
 
     Gray, palette, CMYK and transparent images become 8-bit RGB, 16-bit colours lose their lower 8 bits, and the
-    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there.
+    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there, and
+    TIFF files with transparent parts, which OpenCV would darken.
 
     Args:
         data: Content of the file.
@@ -88,8 +90,9 @@ def decode(data: bytes) -> np.ndarray:
     wrong = fault(data)
     if wrong:
         raise ImageError(wrong)
+    flags = cv2.IMREAD_UNCHANGED if data.startswith(TIFF) else FLAGS  # which would not tell of transparency
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), FLAGS)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         msg = f"OpenCV cannot decode it: {error.err}"
         raise ImageError(msg) from error
@@ -102,11 +105,32 @@ def decode(data: bytes) -> np.ndarray:
             msg = "gray values of more than 8 bits, which training does not take; convert to 8 bits, here and there"
             raise ImageError(msg)
         image = (image // 256).astype(np.uint8)
+    if not gray:
+        if (image[..., 3:] < 255).any():
+            msg = "TIFF file with transparent parts; save it without transparency"
+            raise ImageError(msg)
+        image = image[..., :3]
     factor = int(np.ceil(np.sqrt(image.shape[0] * image.shape[1] / MOST_PIXELS)))
     if factor > 1:
         size = (max(1, image.shape[1] // factor), max(1, image.shape[0] // factor))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if gray else cv2.COLOR_BGR2RGB)
+
+
+def read_file(path: str | Path) -> bytes:
+    """Content of a file.
+
+    Raises:
+        ImageError: If it cannot be read, or is something that one might wait for forever, such as a pipe.
+    """
+    try:
+        if not S_ISREG(Path(path).stat().st_mode):
+            msg = "not a file with content"
+            raise ImageError(msg)
+        return Path(path).read_bytes()
+    except OSError as error:
+        msg = f"cannot be read: {error.strerror or error}"
+        raise ImageError(msg) from error
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -115,9 +139,4 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         ImageError: If it cannot be read or decoded.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        msg = f"cannot be read: {error.strerror or error}"
-        raise ImageError(msg) from error
-    return decode(data)
+    return decode(read_file(path))

@@ -59,6 +59,15 @@ def usable_cache(folder: str | Path | None) -> dict[str, str]:
     return {"CACHE_DIR": str(folder)}
 
 
+def fitted(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """An image ``(H, W, 3)`` resized to what a graph of fixed size takes, height and width; as it is if ``None``."""
+    if size in {None, image.shape[:2]}:
+        return image
+    height, width = size
+    shrinks = width < image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
 class Inspector:
     """An exported model, ready to inspect; threads may share it.
 
@@ -108,7 +117,7 @@ class Inspector:
             msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops: anomalib-i3ad convert --unroll"
             raise ModelError(msg) from error
         shape = self._compiled.input(0).get_partial_shape()
-        self._size = None if shape.is_dynamic else (shape[2].get_length(), shape[1].get_length())
+        self._size = None if shape.is_dynamic else (shape[1].get_length(), shape[2].get_length())
         names = {name for output in self._compiled.outputs for name in output.get_names()}
         self._iterates = "iterations" in names
         self._reconstructs = RECONSTRUCTION in names
@@ -135,9 +144,7 @@ class Inspector:
         given = image
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
-        if self._size and self._size != image.shape[1::-1]:
-            shrinks = self._size[0] < image.shape[1]
-            image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        image = fitted(image, self._size)
         image = np.ascontiguousarray(image)
         if np.may_share_memory(image, given):  # which may hold the camera's next image before this one is done
             image = image.copy()

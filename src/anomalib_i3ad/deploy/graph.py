@@ -1,5 +1,6 @@
 """Exported graphs: what they must look like, and the forms they can be brought into."""
 
+import errno
 import hashlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,20 @@ def weights_digest(path: Path) -> str:
     return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
 
 
+def files_of(path: str | Path) -> tuple[Path, Path]:
+    """The two files of a model, named by its ``.xml`` file.
+
+    Raises:
+        ModelError: If one is not there.
+    """
+    files = Path(path), Path(path).with_suffix(".bin")
+    for needed in files:
+        if not needed.is_file():
+            msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
+            raise ModelError(msg)
+    return files
+
+
 def read_model(path: str | Path) -> ov.Model:
     """Read an exported model and check that it is one, and that its weights are its own.
 
@@ -39,11 +54,7 @@ def read_model(path: str | Path) -> ov.Model:
     Raises:
         ModelError: If it is not there, not readable, not ours, or comes with another model's weights.
     """
-    path = Path(path)
-    for needed in (path, path.with_suffix(".bin")):
-        if not needed.is_file():
-            msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
-            raise ModelError(msg)
+    path, _ = files_of(path)
     core = ov.Core()
     # or a file that is replaced meanwhile would change the model that is running, or end its process
     core.set_property({"ENABLE_MMAP": False})
@@ -79,12 +90,23 @@ def save_model(model: ov.Model, path: Path) -> Path:
 
     Args:
         model: The graph.
-        path: The ``.xml`` file.
+        path: The ``.xml`` file; a model that is there stays until the new one is whole.
+
+    Raises:
+        OSError: If they cannot be written; the message names the first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):  # the digest of the weights is known once they have been written
-        ov.save_model(model, path, compress_to_fp16=False)
-        model.set_rt_info(weights_digest(path), [OWN_INFO, "weights_sha256"])
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+        part = Path(folder) / path.name
+        try:
+            for _ in range(2):  # the digest of the weights is known once they have been written
+                ov.save_model(model, part, compress_to_fp16=False)
+                model.set_rt_info(weights_digest(part), [OWN_INFO, "weights_sha256"])
+        except RuntimeError as error:
+            msg = "the model cannot be written; is the disk full?"
+            raise OSError(errno.EIO, msg, str(path)) from error
+        for file in (part.with_suffix(".bin"), part):
+            file.replace(path.with_suffix(file.suffix))
     return path
 
 

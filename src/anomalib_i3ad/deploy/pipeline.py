@@ -95,7 +95,8 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
     frame, image, result, error = outcome
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     row: dict[str, Any] = {**dict.fromkeys(FIELDS), "image": frame.name, "time": now}
-    path = pictures / f"{frame.name.replace(':', '-')}.jpg"
+    # names of cameras' images hold the time, and Windows takes no colon; files with and without one are two
+    path = pictures / f"{frame.name if frame.stamp else frame.name.replace(':', '-')}.jpg"
     if not (result and result.label):
         with suppress(OSError):  # what an earlier content of the file looked like
             path.unlink()

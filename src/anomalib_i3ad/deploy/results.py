@@ -49,7 +49,7 @@ def _from_line(line: bytes, *, as_json: bool) -> dict[str, Any]:
         else:
             (fields,) = csv.reader(io.StringIO(text, newline=""), strict=True)
             row = dict(zip(FIELDS, (field or None for field in fields), strict=True))
-        if tuple(row) != FIELDS:
+        if tuple(row) != FIELDS or not isinstance(row["image"], str):
             msg = "it has other fields"
             raise ValueError(msg)
         if row["size"] is not None:
@@ -62,7 +62,8 @@ def _from_line(line: bytes, *, as_json: bool) -> dict[str, Any]:
 def _could_be_torn(lines: list[bytes], *, as_json: bool) -> bool:
     """Whether a process that was killed can have left these lines as a part of its last row."""
     if as_json:
-        return all(JSON_START.startswith(line[: len(JSON_START)]) for line in lines)
+        # a power cut may leave zeros where the rest was to come
+        return all(JSON_START.startswith(line.rstrip(b"\0")[: len(JSON_START)]) for line in lines)
     for line in lines[1:]:
         try:
             _from_line(line, as_json=False)
@@ -170,7 +171,28 @@ class Results:
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab", buffering=0)
+        self._file = self.path.open("a+b", buffering=0)
+
+    def _go_on(self) -> None:
+        """Go on in the file that is there now: another program may have removed, replaced or cut it."""
+        mine = os.fstat(self._file.fileno())
+        try:
+            replaced = not os.path.samestat(mine, self.path.stat())
+        except FileNotFoundError:
+            replaced = not mine.st_nlink  # else it was moved
+        if not replaced and mine.st_size >= self._end:
+            return
+        if replaced:
+            before = self._file
+            self._open()
+            before.close()
+        self._end = os.fstat(self._file.fileno()).st_size
+        told = "was changed by another program; rows go on behind what is left"
+        logger.warning("%s: %s", self.path, told if self._end else "was removed; another one is begun")
+        if self._end:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._end += self._file.write(b"\n")
 
     def _count(self, row: dict[str, Any]) -> None:
         """Note whether an image has another row; a camera's have not, and are not remembered."""
@@ -181,11 +203,7 @@ class Results:
 
     def _write(self) -> None:
         """Write what waits, behind a header where the file has none."""
-        if not os.fstat(self._file.fileno()).st_nlink and not self.path.exists():
-            logger.warning("%s: was removed; another one is begun", self.path)
-            self._file.close()
-            self._open()
-            self._end = 0
+        self._go_on()
         header = b"" if self._end else _header(as_json=self._as_json)
         lines = header + b"".join(self._waiting)
         try:

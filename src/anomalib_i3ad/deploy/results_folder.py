@@ -18,8 +18,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-#: What lies in the folder: who writes there, what its results belong to, and the results.
-LOCK, BELONGS = "inspect.lock", "run.json"
+#: What lies in the folder: who writes there, what its results belong to, pictures, and the results.
+LOCK, BELONGS, PICTURES = "inspect.lock", "run.json", "anomalous"
 RESULTS = ("results.csv", "results.jsonl")
 #: Where Windows locks a byte: far behind what others must be able to read.
 FAR = 1 << 30
@@ -56,9 +56,17 @@ def _hold(file: IO[bytes], folder: Path) -> None:
 
 def _start_over(folder: Path) -> None:
     """Remove the results of a folder and the pictures that they name; whatever else lies there stays."""
-    pictures = [row["picture"] for name in RESULTS for _, row in rows_in(folder / name) if row["picture"]]
-    for name in (*pictures, *RESULTS):
+    named = [row["picture"] for name in RESULTS for _, row in rows_in(folder / name) if row["picture"]]
+    for name in named:
+        if (folder / PICTURES).resolve() in (folder / name).resolve().parents:  # an edited table may name any file
+            (folder / name).unlink(missing_ok=True)
+    for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
+
+
+def _note(folder: Path, of: dict[str, Any]) -> None:
+    """Note what the results of a folder belong to."""
+    write_whole(folder / BELONGS, [json.dumps(of, indent=1).encode() + b"\n"])
 
 
 def _check(folder: Path, of: dict[str, Any]) -> None:
@@ -81,7 +89,8 @@ def _check(folder: Path, of: dict[str, Any]) -> None:
 
 def is_folder_of_results(folder: Path) -> bool:
     """Whether a run, maybe another one, writes there or has written there."""
-    return (folder / LOCK).exists() and (folder / BELONGS).exists()
+    # unlike Path.exists, no error where nobody may look
+    return os.path.exists(folder / LOCK) and os.path.exists(folder / BELONGS)  # noqa: PTH110
 
 
 @contextmanager
@@ -106,5 +115,9 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
         if any(next(rows_in(folder / name), None) for name in RESULTS):
             _check(folder, of)
         else:
-            write_whole(folder / BELONGS, [json.dumps(of, indent=1).encode() + b"\n"])
-        yield
+            _note(folder, of)
+        try:
+            yield
+        finally:
+            if folder.is_dir() and not (folder / BELONGS).exists():  # removed meanwhile, and results begun anew
+                _note(folder, of)

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from .camera import Camera, name_of
-from .decoding import SUFFIXES, fault, read_image
+from .decoding import SUFFIXES, ImageError, fault, read_file, read_image
 from .results import Stamp
 from .results_folder import is_folder_of_results
 
@@ -61,6 +61,11 @@ def stamp_of(path: Path) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
+def _real(path: Path) -> Path:
+    """Where a path leads; unlike ``Path.resolve``, no error for a link that leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def _file_frame(path: Path, name: str) -> Frame:
     """A file, as it is before it is read: one that changes meanwhile will be another the next time."""
     try:
@@ -79,7 +84,7 @@ def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Itera
         why = (
             "hidden" if path.name.startswith(".") else
             "linked folder" if path.is_symlink() else
-            "folder of results" if path.resolve() == own or is_folder_of_results(path) else ""
+            "folder of results" if _real(path) == own or is_folder_of_results(path) else ""
         )  # fmt: skip
         passed.update([why] if why else [])
         return not why
@@ -111,8 +116,8 @@ def folder_frames(folder: Path, own: Path | None = None, passed: Counter[str] | 
 def _is_whole(path: Path) -> bool:
     """Whether a file can be read, and has all that its header tells of."""
     try:
-        return not fault(path.read_bytes())
-    except OSError:  # another program may still hold it
+        return not fault(read_file(path))
+    except ImageError:  # another program may still hold it
         return False
 
 
@@ -199,14 +204,20 @@ def identity_of(source: str) -> str:
 
     Args:
         source: As for :func:`frames_of`.
+
+    Raises:
+        SourceError: If it is empty.
     """
+    if not source:
+        msg = "--source is empty; name a folder, an image, a video or a camera"
+        raise SourceError(msg)
     path = Path(source)
     if _is_camera(source):
         without_user = re.sub("//[^/?#]*@", "//", source)
         return f"camera {name_of(source)}, {sha256(without_user.encode()).hexdigest()[:4]}"
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        return "{} of {} bytes, {} ns".format(path.resolve(), *stamp_of(path))
-    return str(path.resolve())
+        return "{} of {} bytes, {} ns".format(_real(path), *stamp_of(path))
+    return str(_real(path))
 
 
 def _own_folder(path: Path, pictures: Path) -> Path:
@@ -215,7 +226,7 @@ def _own_folder(path: Path, pictures: Path) -> Path:
     Raises:
         SourceError: If there are no others.
     """
-    path, pictures = path.resolve(), pictures.resolve()
+    path, pictures = _real(path), _real(pictures)
     if pictures in {path, *path.parents}:
         msg = f"{path}: the run puts its own pictures there; give another --out"
         raise SourceError(msg)
