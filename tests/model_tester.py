@@ -39,6 +39,15 @@ def weights_of(model: AnomalibModule) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def highest_near(values: np.ndarray) -> np.ndarray:
+    """Of each of ``(h, w)`` the highest value in its block of 8 x 8 and the eight around it, block by block."""
+    top = np.empty_like(values)
+    for i in range(0, len(values), 8):
+        for j in range(0, values.shape[1], 8):
+            top[i : i + 8, j : j + 8] = values[max(0, i - 8) : i + 16, max(0, j - 8) : j + 16].max()
+    return top
+
+
 def set_usual(model: FeatureI3ADModel) -> None:
     """Let errors of features usually be 1, and not vary together."""
     model.usual_cosine.fill_(0.5)

@@ -120,7 +120,12 @@ class TestStrip:
         monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
         tile = tile_of(film_strip_of(untrained, item, "x"), 0, 2)
         np.testing.assert_allclose(tile[[20, 200], 128], COLOURS([0.8, 0.3])[:, :3], atol=0.003)
-        assert {"anomaly map", "0.5: threshold", "found: map above 0.5", "hidden, one of four times"} <= set(written)
+        assert {
+            "anomaly map",
+            "0.5: threshold",
+            "found: above 0.5 and half its peak",
+            "hidden, one of four times",
+        } <= set(written)
         assert written[-2:] == ["anomaly map: the last difference", "score: from the mean of the map"]
         assert "true defect" not in written
         averaged = I3AD(image_size=64, width=4, max_iterations=3, image_score="top_k").eval()

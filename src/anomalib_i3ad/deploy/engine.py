@@ -13,6 +13,7 @@ import openvino as ov
 
 from .decoding import ImageError, read_image
 from .graph import FP32, RECONSTRUCTION, ModelError, one_at_a_time, read_model, with_details, with_image_input
+from .masks import mask_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Inspector:
         hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
         cache: Folder in which compiled models are kept, for a quick start.
         image_threshold: Score above which an image is anomalous; 0.5 is the calibrated one.
-        pixel_threshold: Map value above which a pixel is; 0.5 is the calibrated one.
+        pixel_threshold: Map value above which a pixel is, if it reaches half of the highest score near it, too; 0.5 is
+            the calibrated one.
 
     Raises:
         ModelError: If the model or the device cannot be used.
@@ -185,7 +187,7 @@ class Inspector:
         finally:
             self._free.append(request)
         return Inspection(
-            score, score > self.image_threshold, anomaly_map, anomaly_map > self.pixel_threshold,
+            score, score > self.image_threshold, anomaly_map, mask_of(anomaly_map, self.pixel_threshold),
             iterations, reconstruction, milliseconds,
         )  # fmt: skip
 

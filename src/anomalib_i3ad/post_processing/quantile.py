@@ -11,8 +11,10 @@ from anomalib.data.utils import LabelName
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.deploy.masks import BLOCK
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,9 @@ class QuantilePostProcessor(PostProcessor):
     is normalised to ``s / (s + t)``: 0.5 at the threshold, in [0, 1), and strictly increasing, so that
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
     s and t are first counted from the lowest of these, below which it is negative. Models may have no maps.
+
+    A mask holds what lies above the pixel threshold and reaches half of the highest score near it, as
+    :func:`anomalib_i3ad.deploy.masks.mask_of` has it.
 
     Where there are too few images for the image quantile, 100 for 0.99, and their scores are positive, the threshold
     is the tolerance limit of a gamma distribution: 95 % sure that the share of all normal images stays below it, less
@@ -188,6 +193,22 @@ class QuantilePostProcessor(PostProcessor):
                 "Thresholds come from %d normal validation images, for images %s of their scores.", scores.size, way
             )
         self.normal_images = scores.size
+
+    # the one place through which anomalib compares scores and maps with thresholds; its own is static
+    def _apply_threshold(  # type: ignore[override]
+        self, preds: torch.Tensor | None, threshold: torch.Tensor
+    ) -> torch.Tensor | None:
+        above = super()._apply_threshold(preds, threshold)
+        if preds is None or above is None or preds.ndim < 3:
+            return above
+        height, width = preds.shape[-2:]
+        highest = F.max_pool2d(preds.reshape(-1, 1, height, width), BLOCK, ceil_mode=True)
+        top = F.interpolate(F.max_pool2d(highest, 3, 1, 1), scale_factor=float(BLOCK))
+        top = top[..., :height, :width].reshape(preds.shape)
+        if self.enable_normalization:  # half of s is n / (2 - n) where s / (s + t) is n
+            return above & (preds >= top / (2 - top))
+        lowest = self.pixel_min.nan_to_num()
+        return above & (preds - lowest >= (top - lowest) / 2)
 
     # the one place through which anomalib normalises scores and maps, in batches and in the exported graph
     @staticmethod
