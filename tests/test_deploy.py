@@ -42,7 +42,7 @@ from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LI
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
 from conftest import TINY
-from model_tester import highest_near, make_engine, make_images
+from model_tester import faded_peaks, make_engine, make_images
 
 
 def make_pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -138,7 +138,7 @@ class TestInspector:
             changed = Inspector(exported, image_threshold=threshold, pixel_threshold=threshold).inspect(pixels)
             assert changed.label == above
             scores = usual.anomaly_map.astype(float) / (1 - usual.anomaly_map)
-            reaches = scores >= highest_near(scores) / 2
+            reaches = scores >= faded_peaks(scores) / 2
             assert (changed.mask == (usual.anomaly_map > threshold) & reaches).all()
 
     def test_gray_is_rgb_of_equal_channels(self, exported: Path) -> None:
@@ -509,7 +509,7 @@ class TestPictures:
         result = Inspector(exported).inspect(image)._replace(score=0.51234567, label=True)
         shown = picture(image, result, "sub/ärm.png", 0.5125, 0.75)
         titles = ["defect outlined", "as it should look", "anomaly map"]
-        meanings = ["red: above 0.75 and half its peak", "a sketch by the model", "0", "0.75: threshold", "1"]
+        meanings = ["red: map above 0.75, at peaks", "a sketch by the model", "0", "0.75: threshold", "1"]
         said = "anomalous: score 0.512346, threshold 0.5125"
         assert sorted(drawn) == sorted(["sub/?rm.png", said, *titles, *meanings])
         for text in range(3):

@@ -123,7 +123,7 @@ class TestStrip:
         assert {
             "anomaly map",
             "0.5: threshold",
-            "found: above 0.5 and half its peak",
+            "found: map above 0.5, at peaks",
             "hidden, one of four times",
         } <= set(written)
         assert written[-2:] == ["anomaly map: the last difference", "score: from the mean of the map"]

@@ -78,8 +78,7 @@ class Inspector:
         hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
         cache: Folder in which compiled models are kept, for a quick start.
         image_threshold: Score above which an image is anomalous; 0.5 is the calibrated one.
-        pixel_threshold: Map value above which a pixel is, if it reaches half of the highest score near it, too; 0.5 is
-            the calibrated one.
+        pixel_threshold: Map value above which a pixel is, unless it merely surrounds a peak; 0.5 is the calibrated one.
 
     Raises:
         ModelError: If the model or the device cannot be used.

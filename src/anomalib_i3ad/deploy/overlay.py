@@ -96,7 +96,7 @@ def picture(
     mask = cv2.dilate(panel(result.mask.astype(np.uint8), cv2.INTER_NEAREST), np.ones((7, 7), np.uint8))
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outlined = cv2.drawContours(outlined, contours, -1, OUTLINE, 2)
-    panels = [titled("defect outlined", outlined, _line(f"red: above {pixel_threshold:g} and half its peak", width))]
+    panels = [titled("defect outlined", outlined, _line(f"red: map above {pixel_threshold:g}, at peaks", width))]
     if result.reconstruction is not None:
         drawn = panel(cv2.cvtColor(result.reconstruction, cv2.COLOR_RGB2BGR))
         panels.append(titled("as it should look", drawn, _line("a sketch by the model", width)))

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
-from anomalib_i3ad.deploy.masks import BLOCK
+from anomalib_i3ad.deploy import masks
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class QuantilePostProcessor(PostProcessor):
     no two scores tie however far they lie beyond anything seen in validation. If normal images have scores below 0,
     s and t are first counted from the lowest of these, below which it is negative. Models may have no maps.
 
-    A mask holds what lies above the pixel threshold and reaches half of the highest score near it, as
+    A mask holds what lies above the pixel threshold and is no mere surroundings of a peak, as
     :func:`anomalib_i3ad.deploy.masks.mask_of` has it.
 
     Where there are too few images for the image quantile, 100 for 0.99, and their scores are positive, the threshold
@@ -201,14 +201,15 @@ class QuantilePostProcessor(PostProcessor):
         above = super()._apply_threshold(preds, threshold)
         if preds is None or above is None or preds.ndim < 3:
             return above
-        height, width = preds.shape[-2:]
-        highest = F.max_pool2d(preds.reshape(-1, 1, height, width), BLOCK, ceil_mode=True)
-        top = F.interpolate(F.max_pool2d(highest, 3, 1, 1), scale_factor=float(BLOCK))
-        top = top[..., :height, :width].reshape(preds.shape)
-        if self.enable_normalization:  # half of s is n / (2 - n) where s / (s + t) is n
-            return above & (preds >= top / (2 - top))
-        lowest = self.pixel_min.nan_to_num()
-        return above & (preds - lowest >= (top - lowest) / 2)
+        score = preds - self.pixel_min.nan_to_num()
+        if self.enable_normalization:
+            score = preds / (1 - preds).clamp(min=masks.LEAST)
+        height, width = score.shape[-2:]
+        peak = F.max_pool2d(score.reshape(-1, 1, height, width), masks.BLOCK, ceil_mode=True)
+        for blocks in masks.SPREADS:
+            peak = torch.maximum(peak, masks.FADES**blocks * F.max_pool2d(peak, 2 * blocks + 1, 1, blocks))
+        peak = F.interpolate(peak, scale_factor=float(masks.BLOCK))[..., :height, :width]
+        return above & (score >= masks.SHARE * peak.reshape(score.shape))
 
     # the one place through which anomalib normalises scores and maps, in batches and in the exported graph
     @staticmethod

@@ -43,7 +43,7 @@ def result_tiles(
     tiles, marked, keys = [Tile("image", pixels)], pixels, []
     if pred_mask is not None:
         marked = outlined(marked, pred_mask, FOUND)
-        keys.append((FOUND, "found: above 0.5 and half its peak" if pred_mask.any() else "found: nothing above 0.5"))
+        keys.append((FOUND, "found: map above 0.5, at peaks" if pred_mask.any() else "found: nothing above 0.5"))
     if gt_mask is not None and gt_mask.any():
         marked = outlined(marked, gt_mask, TRUE)
         keys.append((TRUE, "true defect"))
