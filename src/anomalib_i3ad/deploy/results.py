@@ -189,10 +189,10 @@ class Results:
         self._end = os.fstat(self._file.fileno()).st_size
         told = "was changed by another program; rows go on behind what is left"
         logger.warning("%s: %s", self.path, told if self._end else "was removed; another one is begun")
-        if self._end:
+        if self._end and self._waiting:
             self._file.seek(-1, os.SEEK_END)
-            if self._file.read(1) != b"\n":
-                self._end += self._file.write(b"\n")
+            if self._file.read(1) != b"\n":  # with the row, which waits where there is no room
+                self._waiting[0] = b"\n" + self._waiting[0]
 
     def _count(self, row: dict[str, Any]) -> None:
         """Note whether an image has another row; a camera's have not, and are not remembered."""

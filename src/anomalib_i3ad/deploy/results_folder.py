@@ -57,8 +57,9 @@ def _hold(file: IO[bytes], folder: Path) -> None:
 def _start_over(folder: Path) -> None:
     """Remove the results of a folder and the pictures that they name; whatever else lies there stays."""
     named = [row["picture"] for name in RESULTS for _, row in rows_in(folder / name) if row["picture"]]
+    own = (folder / PICTURES).resolve()
     for name in named:
-        if (folder / PICTURES).resolve() in (folder / name).resolve().parents:  # an edited table may name any file
+        if own in (folder / name).resolve().parents:  # an edited table may name any file
             (folder / name).unlink(missing_ok=True)
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)

@@ -201,9 +201,10 @@ class QuantilePostProcessor(PostProcessor):
         above = super()._apply_threshold(preds, threshold)
         if preds is None or above is None or preds.ndim < 3:
             return above
-        score = preds - self.pixel_min.nan_to_num()
         if self.enable_normalization:
             score = preds / (1 - preds).clamp(min=masks.LEAST)
+        else:
+            score = preds - self.pixel_min.nan_to_num()
         height, width = score.shape[-2:]
         peak = F.max_pool2d(score.reshape(-1, 1, height, width), masks.BLOCK, ceil_mode=True)
         for blocks in masks.SPREADS:
