@@ -46,7 +46,8 @@ class ExportedGraph(nn.Module):
         """Anomalib's four outputs of images ``(N, 3, H, W)`` in [0, 1], and after them the details."""
         batch, details = self.model.explain(self.pre_processor(image) if self.pre_processor else image)
         self.detail_names = list(details)
-        return *(getattr(self.post_processor(batch), name) for name in OUTPUTS), *details.values()
+        judged = self.post_processor(batch)
+        return *(getattr(judged, name) for name in OUTPUTS), *details.values()
 
 
 def convert(
