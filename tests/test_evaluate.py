@@ -52,12 +52,12 @@ def verdicts_of(results: list[Inspection]) -> tuple[np.ndarray, np.ndarray]:
 
 def check_row(cells: list[str], label: np.ndarray, score: np.ndarray, flagged: np.ndarray) -> None:
     """Compare cells of a row of figures with scikit-learn's."""
-    image_auroc, pixel_auroc, au_pro, image_f1, found, alarms = cells
+    image_auroc, pixel_auroc, au_pro, image_f1, pixel_f1, found, alarms = cells
     assert float(image_auroc) == pytest.approx(roc_auc_score(label, score), abs=5.1e-4)
     assert float(image_f1) == pytest.approx(f1_score(label, flagged), abs=5.1e-4)
     assert found == f"{(flagged & (label == 1)).sum()}/{(label == 1).sum()}"
     assert alarms == f"{(flagged & (label == 0)).sum()}/{(label == 0).sum()}"
-    assert all(0 <= float(figure) <= 1 for figure in (pixel_auroc, au_pro))
+    assert all(0 <= float(figure) <= 1 for figure in (pixel_auroc, au_pro, pixel_f1))
 
 
 class TestAccuracy:

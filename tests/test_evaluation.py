@@ -428,7 +428,7 @@ class TestAccuracy:
         mask = (maps[:, 0] > 0.7) & label.bool()[:, None, None]
         return ImageBatch(
             image=torch.zeros(len(score), 3, 8, 8), pred_score=score, gt_label=label, pred_label=rejected,
-            anomaly_map=maps, gt_mask=mask,
+            anomaly_map=maps, gt_mask=mask, pred_mask=maps > 0.6,
         )  # fmt: skip
 
     def test_masks_are_those_of_the_files_whatever_the_size_of_the_maps(self, tmp_path: Path) -> None:
@@ -440,12 +440,14 @@ class TestAccuracy:
         batch = ImageBatch(
             image=torch.zeros(2, 3, 32, 32), pred_score=torch.tensor([0.2, 0.9]), gt_label=torch.tensor([0, 1]),
             pred_label=torch.tensor([False, True]), anomaly_map=maps, gt_mask=torch.zeros(2, 32, 32),
-            mask_path=["None", str(tmp_path / "thin_mask.png")],
+            pred_mask=maps[:, 0] > 0.5, mask_path=["None", str(tmp_path / "thin_mask.png")],
         )  # fmt: skip
         expected = np.stack([np.zeros((256, 256), bool), mask[::2, ::2] > 0])
         large = np.asarray(torch.nn.functional.interpolate(maps, (256, 256), mode="bilinear"))[:, 0]
         accuracy = measure_accuracy([batch])
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(expected.flatten(), large.flatten()), abs=1e-4)
+        found = np.kron(np.asarray(maps[:, 0] > 0.5), np.ones((8, 8), bool))
+        assert accuracy.pixel_f1 == pytest.approx(f1_score(expected.flatten(), found.flatten()))
 
     def test_agrees_with_scikit_learn_over_uneven_batches(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -460,6 +462,8 @@ class TestAccuracy:
         large = torch.nn.functional.interpolate(maps, (256, 256), mode="bilinear").flatten()
         mask = mask.repeat_interleave(32, dim=1).repeat_interleave(32, dim=2).flatten()
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(mask, large), abs=1e-4)
+        found = np.kron(np.asarray(maps[:, 0] > 0.6), np.ones((32, 32), bool)).flatten()
+        assert accuracy.pixel_f1 == pytest.approx(f1_score(mask, found))
         assert accuracy.found == int((rejected & (label == 1)).sum())
         assert accuracy.false_alarms == int((rejected & (label == 0)).sum())
         assert accuracy.normal + accuracy.anomalous == 23

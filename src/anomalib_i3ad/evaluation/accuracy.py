@@ -15,13 +15,12 @@ from torch.nn import functional as F
 
 #: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
 RESOLUTION = (256, 256)
-PIXELS = ("anomaly_map", "gt_mask")
 #: Heads of the columns that :meth:`Accuracy.cells` fills.
-COLUMNS = ("image AUROC", "pixel AUROC", "AU-PRO", "image F1", "found", "false alarms")
+COLUMNS = ("image AUROC", "pixel AUROC", "AU-PRO", "image F1", "pixel F1", "found", "false alarms")
 
 
 class Accuracy(NamedTuple):
-    """Figures over all test images; the last five are at the threshold found from normal validation images.
+    """Figures over all test images; from F1 on, at the thresholds found from normal validation images.
 
     AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels. Figures of pixels
     are NaN for models without maps.
@@ -31,6 +30,7 @@ class Accuracy(NamedTuple):
     pixel_auroc: float
     au_pro: float
     image_f1: float
+    pixel_f1: float
     found: int
     anomalous: int
     false_alarms: int
@@ -38,7 +38,7 @@ class Accuracy(NamedTuple):
 
     def cells(self) -> list[str]:
         """Text of a row in a table with :data:`COLUMNS`."""
-        figures = (self.image_auroc, self.pixel_auroc, self.au_pro, self.image_f1)
+        figures = (self.image_auroc, self.pixel_auroc, self.au_pro, self.image_f1, self.pixel_f1)
         counts = (f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}")
         return [*(f"{figure:.3f}" for figure in figures), *counts]
 
@@ -51,18 +51,21 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
 
 
 def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
-    """Maps of a batch, and its masks from their files where it has them, at :data:`RESOLUTION`."""
+    """Maps and masks of a batch, true masks from their files where it has them, at :data:`RESOLUTION`."""
     assert isinstance(batch.anomaly_map, torch.Tensor)  # mypy
+    assert isinstance(batch.pred_mask, torch.Tensor)
     assert isinstance(batch.gt_mask, torch.Tensor)
-    maps, masks = (value.as_subclass(torch.Tensor).float() for value in (batch.anomaly_map, batch.gt_mask))
-    maps = F.interpolate(maps.reshape(len(maps), 1, *maps.shape[-2:]), RESOLUTION, mode="bilinear")
-    masks = F.interpolate(masks.reshape(len(maps), 1, *masks.shape[-2:]), RESOLUTION)
+    values = (batch.anomaly_map, batch.pred_mask, batch.gt_mask)
+    maps, found, masks = (value.float().reshape(len(value), 1, *value.shape[-2:]) for value in values)
+    maps = F.interpolate(maps.as_subclass(torch.Tensor), RESOLUTION, mode="bilinear")
+    found, masks = (F.interpolate(value.as_subclass(torch.Tensor), RESOLUTION) for value in (found, masks))
     for row, path in enumerate(batch.mask_path or ()):
         if path and path != "None":  # what anomalib calls the mask of a normal image
             mask: Any = read_mask(path, as_tensor=True)
             masks[row] = F.interpolate(mask[None, None].float(), RESOLUTION)[0]
     return ImageBatch(
         image=torch.zeros(len(maps), 3, *RESOLUTION), anomaly_map=maps, gt_mask=masks[:, 0] > 0,
+        pred_mask=found[:, 0] > 0,
         pred_score=batch.pred_score, pred_label=batch.pred_label, gt_label=batch.gt_label,
     )  # fmt: skip
 
@@ -70,7 +73,8 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
 def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
     """Compute all figures from predicted batches of test images."""
     images: Any = (AUROC(["pred_score", "gt_label"]), F1Score(["pred_label", "gt_label"]))
-    pixels: Any = (AUROC(PIXELS), AUPRO(PIXELS))
+    maps = ("anomaly_map", "gt_mask")
+    pixels: Any = (AUROC(maps), AUPRO(maps), F1Score(["pred_mask", "gt_mask"]))
     for batch in predictions:
         for metric in images:
             metric.update(batch)
@@ -81,6 +85,6 @@ def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
     flagged = torch.cat([batch.pred_label for batch in predictions]).bool()
     image_auroc, image_f1 = (metric.compute().item() for metric in images)
-    pixel_auroc, au_pro = (metric.compute().item() if metric.update_called else math.nan for metric in pixels)
+    pixel_auroc, au_pro, pixel_f1 = (metric.compute().item() if metric.update_called else math.nan for metric in pixels)
     counts = (int(count.sum()) for count in (flagged & label, label, flagged & ~label, ~label))
-    return Accuracy(image_auroc, pixel_auroc, au_pro, image_f1, *counts)
+    return Accuracy(image_auroc, pixel_auroc, au_pro, image_f1, pixel_f1, *counts)

@@ -28,6 +28,7 @@ SHOWN = [
     "pixel_auroc",
     "au_pro",
     "image_f1",
+    "pixel_f1",
     "false_alarms",
     "milliseconds",
     "version",
@@ -84,7 +85,7 @@ def run(config: Path, out: Path, console: Console) -> int:
     rows = read_rows(results)
     own = rows[rows["key"].isin(keys)]
     if len(own):
-        console.print(own[SHOWN].to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
+        console.print(own.reindex(columns=SHOWN).to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
     others = len(rows) - len(own)
     console.print(f"{results}: {len(rows)} rows" + (f", {others} of other arguments or versions" if others else ""))
     for line in failed:

@@ -9,6 +9,7 @@ FIGURES = {
     "on average over all thresholds at which at most 30 % of the normal pixels are marked by mistake: 1 is perfect.",
     "image F1": "Precision (correct among those found) and recall (found among the anomalous) at the threshold, in one "
     "figure: 1 if the anomalous images are found and no others.",
+    "pixel F1": "The same for single pixels: how well what is outlined fits the defects.",
 }
 ITERATION = (
     "The model knows what normal parts look like. It hides parts of an image and reconstructs them from what is left; "

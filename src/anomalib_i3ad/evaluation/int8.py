@@ -52,7 +52,7 @@ def _as_batch(item: Any, result: Inspection) -> ImageBatch:
     return ImageBatch(
         image=torch.zeros(1, 3, *anomaly_map.shape[1:]), gt_label=item.gt_label[None], gt_mask=item.gt_mask[None],
         mask_path=[item.mask_path], anomaly_map=anomaly_map, pred_score=torch.tensor([result.score]),
-        pred_label=torch.tensor([result.label]),
+        pred_label=torch.tensor([result.label]), pred_mask=torch.from_numpy(result.mask)[None],
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def write_report(
         "first, and for each what the model found and why."
     )
     page.paragraph(about)
-    figures = (accuracy.image_auroc, accuracy.pixel_auroc, accuracy.au_pro, accuracy.image_f1)
+    figures = (accuracy.image_auroc, accuracy.pixel_auroc, accuracy.au_pro, accuracy.image_f1, accuracy.pixel_f1)
     counts = (
         ("found", f"{accuracy.found} of {accuracy.anomalous}", "Anomalous images that score above the threshold."),
         ("false alarms", f"{accuracy.false_alarms} of {accuracy.normal}", "Normal images that do so, too."),
