@@ -82,14 +82,16 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
 
 
 def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
-    tried = ["width=4", "max_iterations=0", "max_iterations=4"]
+    tried = ["width=4", "max_iterations=0", "max_iterations=4", "SHARE=0.0"]
     named = ["--textures", "fabric", "--seeds", 0, "--root", tmp_path]
     printed = run("measure/choices.py", "I3AD", *named, "--steps", 2, "--only", *tried)
     (table,) = tables_in(printed)
     assert [row[0] for row in table] == ["base", *tried]
-    base, width, none, four = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
+    base, width, none, four, above = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
     assert four == base  # which takes 4 iterations, calibrated anew on the same generator
-    assert base[1] == base[3] == base[5] == 0
+    assert base[1] == base[3] == base[5] == base[7] == 0
+    assert above[:6] == base[:6]  # what is outlined changes no map
+    assert above[6] != base[6]
     for other in (width, none):
         assert other != base
         assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)

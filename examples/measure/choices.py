@@ -5,9 +5,9 @@
 
 Trains a model on every texture and seed, once as its base has it and once for every choice that training depends on;
 the others are tried on the base's network, calibrated anew. Prints a Markdown table after every texture and seed: image
-AUROC, pixel AUROC and AU-PRO and their differences from the base, each the mean of those so far, with the deviation of
-the differences. Defects lie anywhere: only in the middle, they would favour what is blind at the border. Shortly
-trained and on drawn defects: it ranks, and promises nothing.
+AUROC, pixel AUROC, AU-PRO and pixel F1 and their differences from the base, each the mean of those so far, with the
+deviation of the differences. Defects lie anywhere: only in the middle, they would favour what is blind at the border.
+Shortly trained and on drawn defects: it ranks, and promises nothing.
 """
 
 import logging
@@ -29,6 +29,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures
 from anomalib_i3ad.data.defects import DEFECTS, Drawn
+from anomalib_i3ad.deploy import masks
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
 from anomalib_i3ad.evaluation.markdown import markdown
 from anomalib_i3ad.evaluation.trained import assignments
@@ -39,8 +40,8 @@ from anomalib_i3ad.models.feature_i3ad import usual
 class Study(NamedTuple):
     """A model's base, the choices that training depends on, those that it does not, and how its images are fed.
 
-    A choice in capitals is a constant of the model's code, ``EXPECTED`` whether residuals are compared with what is
-    expected; ``flips`` is the datamodule's.
+    A choice in capitals is a constant of the code, of ``deploy.masks`` or of the model, ``EXPECTED`` whether residuals
+    are compared with what is expected; ``flips`` is the datamodule's.
     """
 
     cls: Any
@@ -94,12 +95,14 @@ STUDIES = {
             "max_iterations": [0, 1, 4],
             "mask_quantile": [0.9, 0.98, 0.999],
             "image_score": ["max", "mean", "l4"],
+            "SHARE": [0.0, 0.25, 0.75],
+            "FADES": [0.0, 0.9],
         },
         {"image_size": 192, "train_batch_size": 16},
         500,
     ),
 }
-FIGURES = ("image AUROC", "pixel AUROC", "AU-PRO")
+FIGURES = ("image AUROC", "pixel AUROC", "AU-PRO", "pixel F1")
 Figures = tuple[float, ...]
 COMPARE = features.FeatureI3ADModel.compare
 
@@ -113,20 +116,21 @@ def compare_alone(self: Any, prepared: Any, inpainting: torch.Tensor) -> tuple[t
 
 @contextmanager
 def constants(choices: dict[str, Any]) -> Iterator[None]:
-    """Give constants of FeatureI3AD's code other values."""
+    """Give constants of the code other values."""
     with ExitStack() as stack:
         for name, value in choices.items():
             if name == "EXPECTED":
                 stack.enter_context(patch.object(features.FeatureI3ADModel, "compare", compare_alone))
             else:
-                stack.enter_context(patch.object(features if hasattr(features, name) else usual, name, value))
+                module = next(module for module in (features, usual, masks) if hasattr(module, name))
+                stack.enter_context(patch.object(module, name, value))
         yield
 
 
 def measure(
     study: Study, images: dict[str, Any], seed: int, choices: dict[str, Any], trained: Any = None
 ) -> tuple[Any, Figures]:
-    """Image AUROC, pixel AUROC and AU-PRO of a model; trained, or calibrated on the network of ``trained``."""
+    """:data:`FIGURES` of a model; trained, or calibrated on the network of ``trained``."""
     flips = choices.pop("flips", False)
     changed = {name: choices.pop(name) for name in list(choices) if name.isupper()}
     seed_everything(seed)
@@ -149,7 +153,8 @@ def measure(
         else:
             model.load_state_dict(trained.state_dict())
             engine.validate(model, datamodule=datamodule, verbose=False)
-        return model, measure_accuracy(predict(engine, model, datamodule))[: len(FIGURES)]
+        accuracy = measure_accuracy(predict(engine, model, datamodule))
+        return model, (accuracy.image_auroc, accuracy.pixel_auroc, accuracy.au_pro, accuracy.pixel_f1)
 
 
 def fainter_anywhere(draw: Callable[[np.ndarray, Any], Drawn], strength: float) -> Callable[[np.ndarray, Any], Drawn]:
