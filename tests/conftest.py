@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from anomalib_i3ad import I3AD, Textures
 from model_tester import make_engine
@@ -64,8 +65,12 @@ def untrained() -> I3AD:
 
 @pytest.fixture(scope="session")
 def exported(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its OpenVINO file."""
-    return untrained.to_openvino(tmp_path_factory.mktemp("exported"))
+    """Its OpenVINO file; processes that run tests side by side share one, since exports are slow."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    path = folder / "exported" / "weights" / "openvino" / "model.xml"
+    with FileLock(folder / "exported.lock"):
+        return path if path.exists() else untrained.to_openvino(folder / "exported")
 
 
 @pytest.fixture(scope="session")

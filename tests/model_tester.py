@@ -1,6 +1,7 @@
 """What every model of the plugin must pass; its own test is a subclass of a few lines."""
 
 import re
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +17,14 @@ from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from anomalib_i3ad import Textures
-from anomalib_i3ad.deploy.graph import FP32
+from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
+#: Each runtime that exported models are compared in, and the sizes of images that its graph takes.
+OPENVINO, ONNX_RUNTIME = "OpenVINO, any size", "ONNX Runtime, fixed size"
+SIZES = {OPENVINO: [(90, 70), (64, 64), (50, 131)], ONNX_RUNTIME: [(90, 70)]}
 
 
 def make_engine(**kwargs: Any) -> Engine:
@@ -65,6 +69,18 @@ def tables_in(printed: str) -> list[list[list[str]]]:
     return [[line.strip("| ").split(" | ") for line in table.splitlines()] for table in found]
 
 
+def check_export(model: AnomalibModule, run: Callable[[np.ndarray], Any], runtime: str) -> None:
+    """Compare an exported model with torch's over batches of one and more images."""
+    for count, (height, width) in enumerate(SIZES[runtime], start=1):
+        image = make_images(count, height, width)
+        with torch.no_grad():
+            expected = model(image)
+        result = run(image.numpy())
+        assert np.abs(result["pred_score"] - expected.pred_score.numpy()).max() < SCORE_TOLERANCE
+        assert np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max() < MAP_TOLERANCE
+        assert (result["pred_label"] == expected.pred_label.numpy()).all()
+
+
 class ModelTester:
     """Subclass it as ``TestName`` and set the three attributes."""
 
@@ -74,8 +90,8 @@ class ModelTester:
     tiny: ClassVar[dict[str, Any]]
     #: Arguments, over ``tiny`` and other than the default, with which a checkpoint of ``tiny`` gives other scores.
     unfit: ClassVar[dict[str, Any]]
-    #: Another configuration of a model that has a tester.
-    is_variant: ClassVar[bool] = False
+    #: Where its export is compared: exports are slow, and a model of two configurations needs one in each.
+    runtimes: ClassVar[tuple[str, ...]] = (OPENVINO, ONNX_RUNTIME)
     #: Raw scores and maps lie below it.
     score_bound: ClassVar[float] = 1
 
@@ -227,31 +243,21 @@ class ModelTester:
             torch.testing.assert_close(batch.pred_score, expected.pred_score, rtol=0, atol=1e-6)
             assert torch.equal(batch.pred_label, expected.pred_label)
 
-    @pytest.mark.parametrize("runtime", ["OpenVINO, any size", "ONNX Runtime, fixed size"])
+    @pytest.mark.parametrize("runtime", [OPENVINO, ONNX_RUNTIME])
     def test_exports_agree(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, runtime: str) -> None:
-        """Not every size with every runtime, since exports are slow; OpenVINO's goes over ONNX."""
-        if runtime.startswith("ONNX") and self.is_variant:
-            pytest.skip("ONNX Runtime is compared for the first configuration of each model")
+        if runtime not in self.runtimes:
+            pytest.skip("compared in another configuration, or in test_export")
         model, _ = fitted
-        names = ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
-        if runtime.startswith("OpenVINO"):
+        if runtime == OPENVINO:
             run = ov.Core().compile_model(model.to_openvino(tmp_path), "CPU", FP32)
-            sizes = [(90, 70), (64, 64), (50, 131)]
         else:
-            session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=(90, 70)))
-            sizes = [(90, 70)]
+            (size,) = SIZES[runtime]
+            session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=size))
 
             def run(image: np.ndarray) -> dict[str, np.ndarray]:
-                return dict(zip(names, session.run(names, {"input": image}), strict=True))
+                return dict(zip(OUTPUTS, session.run(OUTPUTS, {"input": image}), strict=True))
 
-        for count, (height, width) in enumerate(sizes, start=1):
-            image = make_images(count, height, width)
-            with torch.no_grad():
-                expected = model(image)
-            result = run(image.numpy())
-            assert np.abs(result["pred_score"] - expected.pred_score.numpy()).max() < SCORE_TOLERANCE
-            assert np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max() < MAP_TOLERANCE
-            assert (result["pred_label"] == expected.pred_label.numpy()).all()
+        check_export(model, run, runtime)
 
     def test_exports_to_torch(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path) -> None:
         image = make_images(1, 64, 64)

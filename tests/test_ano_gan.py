@@ -14,7 +14,7 @@ from anomalib_i3ad.components.linearisable import ConvLayer
 from anomalib_i3ad.models.ano_gan.loss import cross_entropy, discriminator_loss, encoder_loss, generator_loss
 from anomalib_i3ad.models.ano_gan.networks import Critic, Generator
 from anomalib_i3ad.models.ano_gan.torch_model import AnoGanModel
-from model_tester import ModelTester, make_engine, make_images
+from model_tester import OPENVINO, ModelTester, make_engine, make_images
 
 TINY = {"image_size": 64, "patch_size": 32, "stride": 24, "width": 4, "latent_dim": 8}
 
@@ -51,7 +51,7 @@ class TestEncoder(AnoGanTester):
 class TestSearch(AnoGanTester):
     """AnoGAN, with every other option that is not the default."""
 
-    is_variant = True
+    runtimes = (OPENVINO,)
     tiny = {**TINY, "inference": "search", "search_steps": 6, "discrimination": "logit", "image_score": "max"}
 
     def test_takes_a_checkpoint_that_has_an_encoder(self, texture_root: Path) -> None:

@@ -16,7 +16,7 @@ from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_l
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from anomalib_i3ad.models.feature_i3ad.usual import UsualError
-from model_tester import ModelTester, make_engine, make_images
+from model_tester import ONNX_RUNTIME, OPENVINO, ModelTester, make_engine, make_images
 
 TINY = {"image_size": 96, "width": 8, "initial_grid": 2}
 
@@ -29,6 +29,7 @@ class TestFeatureI3AD(ModelTester):
     tiny = TINY
     unfit = {"width": 6}
     score_bound = 10
+    runtimes = (ONNX_RUNTIME,)
 
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
@@ -106,7 +107,7 @@ class TestFeatureI3AD(ModelTester):
 class TestResNet(ModelTester):
     """The shared tests, with another family of networks, layers of three strides, and images that are not square."""
 
-    is_variant = True
+    runtimes = (OPENVINO,)
     model_class = FeatureI3AD
     name = "feature_i3ad"
     tiny = {**TINY, "image_size": (96, 128), "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"]}

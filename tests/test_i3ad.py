@@ -14,7 +14,7 @@ from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
 from anomalib_i3ad.post_processing import QuantilePostProcessor
-from model_tester import ModelTester, make_engine, weights_of
+from model_tester import ONNX_RUNTIME, OPENVINO, ModelTester, make_engine, weights_of
 
 TINY = {
     "image_size": 64,
@@ -31,6 +31,7 @@ class TestI3AD(ModelTester):
     name = "i3ad"
     tiny = TINY
     unfit = {"width": 6}
+    runtimes = (ONNX_RUNTIME,)
 
     def test_mask_threshold_lives_in_the_checkpoint(self, fitted) -> None:
         threshold = fitted[0].model.mask_threshold
@@ -88,7 +89,7 @@ class TestI3AD(ModelTester):
 class TestTwoStages(ModelTester):
     """The shared tests, with contextual attention and every option that is not the default."""
 
-    is_variant = True
+    runtimes = (OPENVINO,)
     model_class = I3AD
     name = "i3ad"
     tiny = {

@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from anomalib_i3ad import SsimAe
 from anomalib_i3ad.models.ssim_ae.loss import ReconstructionLoss
 from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder
-from model_tester import ModelTester, make_images
+from model_tester import OPENVINO, ModelTester, make_images
 
 TINY = {"image_size": 128, "latent_dim": 8, "learning_rate": 1e-3}
 
@@ -24,7 +24,7 @@ class TestSsimAe(ModelTester):
 class TestTextures(ModelTester):
     """The shared tests, on windows, with every option that is not the default."""
 
-    is_variant = True
+    runtimes = (OPENVINO,)
     model_class = SsimAe
     name = "ssim_ae"
     tiny = {
