@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder
+from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
@@ -39,6 +40,32 @@ class TestFeatureI3AD(ModelTester):
         for name, value in mine.named_buffers():
             assert torch.isfinite(value).all()
             assert torch.equal(value, saved[name])
+
+    def test_every_fit_ends_calibrated(self, texture_root: Path) -> None:
+        """Also one that a callback ends, and one that ends at the step at which an earlier one did."""
+        model = FeatureI3AD(**TINY, visualizer=False)
+        ends = EarlyStopping("cosine_loss", stopping_threshold=100, check_on_train_epoch_end=True)
+        steps = set()
+        for limits in ({"callbacks": [ends]}, {"max_epochs": 1}):
+            model.model.mask_threshold.fill_(float("nan"))
+            engine = make_engine(**limits)
+            engine.fit(model, datamodule=self.datamodule(texture_root))
+            steps.add(engine.trainer.global_step)
+            saved = FeatureI3AD.load_from_checkpoint(engine.best_model_path).model
+            assert 0 < saved.mask_threshold == model.model.mask_threshold
+            for value in saved.parameters():
+                assert torch.equal(value, value.half())
+        assert len(steps) == 1
+
+    def test_is_not_calibrated_before_it_was_fitted(self, textures: Textures) -> None:
+        with pytest.raises(ValueError, match="was not fitted to its end"):
+            make_engine().validate(FeatureI3AD(**TINY), datamodule=textures)
+
+    def test_takes_images_of_its_own_size_alone(self, fitted, texture_root: Path) -> None:
+        with pytest.raises(ValueError, match="image of 96x192 pixels: this model takes 96x96"):
+            fitted[0].model(make_images(1, 96, 192))
+        with pytest.raises(ValueError, match="image of 64x64 pixels: this model takes 96x96"):
+            make_engine().fit(FeatureI3AD(**TINY, pre_processor=False), datamodule=self.datamodule(texture_root))
 
     def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
         usual = fitted[0].model.usual_error

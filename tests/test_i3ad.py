@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from anomalib.pre_processing import PreProcessor
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import grid_holes
@@ -14,7 +15,8 @@ from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
 from anomalib_i3ad.models.i3ad.loss import adversarial_loss, discriminator_loss, reconstruction_loss
 from anomalib_i3ad.post_processing import QuantilePostProcessor
-from model_tester import ONNX_RUNTIME, OPENVINO, ModelTester, make_engine, weights_of
+from anomalib_i3ad.pre_processing import AntialiasedResize
+from model_tester import ONNX_RUNTIME, OPENVINO, ModelTester, make_engine, make_images, weights_of
 
 TINY = {
     "image_size": 64,
@@ -52,6 +54,24 @@ class TestI3AD(ModelTester):
         make_engine().predict(model, datamodule=textures, ckpt_path=fitted[1])
         assert "Taken from the checkpoint: image_size=64 (this model: 128), width=4 (this model: 12)" in caplog.messages
         assert model.learning_rate == TINY["learning_rate"]
+
+    def test_a_checkpoint_may_be_asked_for_another_size(self, fitted) -> None:
+        model = I3AD.load_from_checkpoint(fitted[1], image_size=96).eval()
+        with torch.no_grad():
+            assert model(make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 96, 96)
+            assert fitted[0](make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 64, 64)
+
+    def test_the_size_of_a_pre_processor_is_in_the_checkpoint(self, textures: Textures) -> None:
+        engine, own = make_engine(max_epochs=1), PreProcessor(AntialiasedResize([96, 64]))
+        engine.fit(I3AD(**{**TINY, "initial_grid": 2}, pre_processor=own, visualizer=False), datamodule=textures)
+        model = I3AD.load_from_checkpoint(engine.best_model_path).eval()
+        assert model.image_size == (96, 64)
+        with torch.no_grad():
+            assert model(make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 96, 64)
+
+    def test_refuses_weights_in_half_precision(self, textures: Textures) -> None:
+        with pytest.raises(ValueError, match=r"precision bf16-true: .* choose bf16-mixed or 32"):
+            make_engine(precision="bf16-true").fit(I3AD(**TINY), datamodule=textures)
 
     def test_refuses_other_quantiles_than_those_calibrated(self, fitted, textures: Textures) -> None:
         model = I3AD(**TINY, post_processor=QuantilePostProcessor(image_quantile=0.9))

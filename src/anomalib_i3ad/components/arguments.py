@@ -31,6 +31,17 @@ def check_range(
         raise ValueError(msg)
 
 
+def check_own_size(height: int, width: int, own: tuple[int, int]) -> None:
+    """Check that images have the one size that a model takes.
+
+    Raises:
+        ValueError: If they have another.
+    """
+    if (height, width) != tuple(own):
+        msg = f"image of {height}x{width} pixels: this model takes {'x'.join(map(str, own))} (image_size)"
+        raise ValueError(msg)
+
+
 def check_sides(height: int, width: int, divisor: int, network: str) -> None:
     """Check that a network that halves images several times can take one of this size.
 

@@ -111,6 +111,8 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         height, width = self.input_size or size
         #: Height and width the network sees.
         self.image_size = (height, width)
+        if self.image_size != size:  # a pre-processor's own; checkpoints must know it
+            self.hparams["image_size"] = [height, width]
         self.learning_rate = learning_rate
         self.max_train_steps = max_train_steps
         self.seed = seed
@@ -126,8 +128,17 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             yield
 
     def setup(self, stage: str) -> None:
-        """Let a fit draw the order of images from ``seed``."""
+        """Let a fit draw the order of images from ``seed``.
+
+        Raises:
+            ValueError: If the trainer would keep weights in half precision.
+        """
         super().setup(stage)
+        precision = self.trainer.precision
+        if precision in {"16-true", "bf16-true"}:
+            mixed = precision.replace("true", "mixed")
+            msg = f"precision {precision}: thresholds and scores need weights in full precision; choose {mixed} or 32"
+            raise ValueError(msg)
         if stage == "fit" and not seeded_by_lightning():
             if self._generator_before is None:
                 self._generator_before = torch.get_rng_state()
@@ -183,8 +194,10 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         if bad:
             msg = (
                 f"training diverged at step {self.train_step}: {', '.join(bad)} is not finite. "
-                "Lower learning_rate or use precision=32; the last checkpoint is intact."
+                "Lower learning_rate or use precision=32."
             )
+            if saved := getattr(self.trainer.checkpoint_callback, "best_model_path", ""):
+                msg += f" {saved} is intact."
             raise FloatingPointError(msg)
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
 
@@ -195,6 +208,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             ValueError: If there are no validation images.
         """
         super().on_train_start()
+        self._validated_at = -1  # the weights of an earlier fit
         # by itself Lightning counts validation batches only when it first validates, at the end of the fit
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(self.trainer.num_val_batches):
@@ -227,7 +241,17 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             or 0 < trainer.max_steps <= trainer.global_step
             or (trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1)
         )
-        if ends and self._validated_at != trainer.global_step:
+        if ends:
+            self._validate()
+
+    def on_train_end(self) -> None:
+        """Validate where a callback ended the fit after the model was asked."""
+        super().on_train_end()
+        self._validate()
+
+    def _validate(self) -> None:
+        trainer = self.trainer
+        if self._validated_at != trainer.global_step:
             trainer.validating = True  # as Lightning's own training loop runs it
             trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
             trainer.training = True

@@ -78,10 +78,13 @@ class CheckpointMixin(Base):
             )
             raise ValueError(msg)
         kept = chosen & self.training_arguments if stage == TrainerFn.FITTING else refused
-        if "image_size" in kept:
-            checkpoint.pop("anomalib_pre_processor_config", None)
-        super().on_load_checkpoint(checkpoint)
         taken = (differing - kept) & set(self.hparams)
+        resize: Any = self.pre_processor
+        own = (resize.transform, resize.export_transform) if resize else ()
+        super().on_load_checkpoint(checkpoint)
+        # Engine.validate and load_from_checkpoint(image_size=...) may ask for another size than that of training
+        if own and "image_size" not in taken and self.input_size not in {None, self.image_size}:
+            resize.transform, resize.export_transform = own
         if taken:
             self._rebuild({name: theirs[name] if name in taken else value for name, value in self.hparams.items()})
         if told := taken - self.training_arguments:

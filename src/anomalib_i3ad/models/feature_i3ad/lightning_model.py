@@ -107,7 +107,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Validation once, at the end: it calibrates, and a fit has about a hundred short epochs."""
+        """Validation once, at the end, which writes the one checkpoint: a fit takes minutes, in a hundred epochs."""
         return super().trainer_arguments | {"check_val_every_n_epoch": 1_000_000}
 
     def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[Any]]:
@@ -134,7 +134,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             return
 
         def moments(cells: torch.Tensor) -> Sums:
-            cells = cells.double()
+            cells = cells.cpu().double()  # not every GPU has double precision
             return tuple(part.sum(dim=(0, 2, 3)) for part in (torch.ones_like(cells), cells, cells.square()))
 
         count, total, squares = self.sum_over_training_images(moments)
@@ -155,19 +155,22 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 found = measure(cells)
             totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
+        if self.trainer.world_size == 1:
+            return totals
         gathered: Any = self.all_gather(totals)
         return tuple(
             of_all.reshape(-1, *total.shape).sum(dim=0) for of_all, total in zip(gathered, totals, strict=True)
         )
 
     def on_train_end(self) -> None:
-        """Free the cached features."""
+        """Free the cached features, which calibration may still need."""
         super().on_train_end()
         self._cache = None
 
     def cells_of(self, batch: Any) -> torch.Tensor:
         """Features ``(N, C, h, w)`` of a training batch, cached or computed."""
         image = image_of(batch)
+        self.model.check_size(*image.shape[-2:])
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             if self._cache is None or batch.image_path is None:
                 return self.model.cells_of(image.float())
@@ -202,11 +205,18 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return torch.stack(list(losses.values())).sum()
 
     def on_validation_epoch_start(self) -> None:
-        """Within a fit, round the weights and measure what is usual on the training images; then calibrate u."""
+        """Within a fit, round the weights and measure what is usual on the training images; then calibrate u.
+
+        Raises:
+            ValueError: If that was never measured.
+        """
         if self.trainer.state.fn is TrainerFn.FITTING:
             for network in (self.model.inpainter, self.model.decoder):
                 round_to_half(network)
             self.measure_usual()
+        elif self.model.usual_cosine.isnan().any():
+            msg = "the model was not fitted to its end, so it cannot be calibrated: fit it, or load a fitted checkpoint"
+            raise ValueError(msg)
         super().on_validation_epoch_start()
 
     def measure_usual(self) -> None:

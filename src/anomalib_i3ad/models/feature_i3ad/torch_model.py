@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_range, check_sides
+from anomalib_i3ad.components.arguments import check_own_size, check_range, check_sides
 from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
@@ -64,7 +64,8 @@ class FeatureI3ADModel(IterativeModel):
         self.std: torch.Tensor
         for name in ("mean", "std"):
             self.register_buffer(name, torch.full((1, channels, 1, 1), float("nan")))
-        self.check_size(*image_size)
+        self.image_size = image_size
+        self._check_sides(*image_size)
         cells = [side // CELL for side in image_size]
         #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual error of features, from the training images.
         self.usual_cosine: torch.Tensor
@@ -72,7 +73,11 @@ class FeatureI3ADModel(IterativeModel):
         self.usual_error = UsualError(self.features.channels, cells)
 
     def check_size(self, height: int, width: int) -> None:
-        """See :meth:`ImageModel.check_size`: backbone, grid and inpainter must fit."""
+        """See :meth:`ImageModel.check_size`: what errors are usual is known of one size."""
+        check_own_size(height, width, self.image_size)
+
+    def _check_sides(self, height: int, width: int) -> None:
+        """Backbone, grid and inpainter must fit."""
         check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
         check_sides(height, width, CELL * self.initial_grid, f"initial_grid of {self.initial_grid}")
         if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:

@@ -69,8 +69,9 @@ class UsualError(nn.Module):
         Args:
             products: Mean over images and cells of the products of errors ``(C, C)``.
         """
+        products = products.cpu()  # not every GPU has double precision
         # of every feature as large as its share
-        scale = (self.share / products.diagonal()).sqrt()
+        scale = (self.share.cpu() / products.diagonal()).sqrt()
         vectors = torch.linalg.eigh((products * scale[:, None] * scale).double())[1]
         self.components.copy_(vectors[:, -len(self.components) :].T * scale)
 
@@ -81,7 +82,7 @@ class UsualError(nn.Module):
             products: Mean of the products of components ``(B, K, K)`` in each block, of :meth:`in_blocks`.
             count: How many images they are the mean of.
         """
-        products = products.double()
+        products = products.cpu().double()
         covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
@@ -90,6 +91,6 @@ class UsualError(nn.Module):
         # of the factor L of C = L L^T: e^T C^-1 e = |e^T L^-T|^2
         whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
         self.whitening.copy_(round_to_eight_bits(whitening))
-        rounded = self.whitening.double()
+        rounded = self.whitening.cpu().double()
         usual = (rounded * (products / size / size[:, None] @ rounded)).sum(dim=(1, 2)).mean()
-        self.components.div_((size * usual.sqrt())[:, None])
+        self.components.div_((size * usual.sqrt())[:, None].to(self.components))

@@ -7,7 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_range, check_sides
+from anomalib_i3ad.components.arguments import check_own_size, check_range, check_sides
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.gms import msgms_map
 from anomalib_i3ad.components.masks import random_cell_sets
@@ -63,10 +63,7 @@ class RiadModel(ImageModel):
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: the cell sets were drawn for one size."""
-        if (height, width) != tuple(self.image_size):
-            own = "x".join(map(str, self.image_size))
-            msg = f"image of {height}x{width} pixels: this model takes {own} (image_size)"
-            raise ValueError(msg)
+        check_own_size(height, width, self.image_size)
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
         """See :meth:`ImageModel.infer`; all inpaintings, ``parts`` for each cell size, are one batch."""
