@@ -18,9 +18,7 @@ from anomalib_i3ad.deploy.overlay import picture, write_picture
 parser = ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("images", nargs="+", type=Path)
-parser.add_argument(
-    "--threshold", type=float, default=0.5, help="score above which an image is anomalous; 0.5 is calibrated"
-)
+parser.add_argument("--threshold", type=float, help="score above which an image is anomalous; 0.5 is calibrated")
 parser.add_argument("--out", type=Path, default=Path("anomalous"))
 arguments = parser.parse_args()
 

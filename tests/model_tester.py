@@ -22,6 +22,7 @@ from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
+MASK_TOLERANCE = 1e-3  # share of pixels: rounding decides those at the threshold
 #: Each runtime that exported models are compared in, and the sizes of images that its graph takes.
 OPENVINO, ONNX_RUNTIME = "OpenVINO, any size", "ONNX Runtime, fixed size"
 SIZES = {OPENVINO: [(90, 70), (64, 64), (50, 131)], ONNX_RUNTIME: [(90, 70)]}
@@ -79,6 +80,7 @@ def check_export(model: AnomalibModule, run: Callable[[np.ndarray], Any], runtim
         assert np.abs(result["pred_score"] - expected.pred_score.numpy()).max() < SCORE_TOLERANCE
         assert np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max() < MAP_TOLERANCE
         assert (result["pred_label"] == expected.pred_label.numpy()).all()
+        assert (result["pred_mask"] != expected.pred_mask.numpy()).mean() < MASK_TOLERANCE
 
 
 class ModelTester:

@@ -15,12 +15,12 @@ from anomalib.engine import Engine
 from anomalib.models import Padim
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
-from anomalib_i3ad.deploy import graph
+from anomalib_i3ad.deploy import Inspector, graph
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export.quantization import quantize
 from anomalib_i3ad.export.storage import LARGE, store_small
-from anomalib_i3ad.export.to_openvino import convert
+from anomalib_i3ad.export.to_openvino import convert, describe_for_runtimes
 from model_tester import OPENVINO, check_export, make_images, set_usual, weights_of
 
 
@@ -59,7 +59,34 @@ def test_report_says_what_was_written_and_how_it_agrees(exported: Path) -> None:
     agreement = report["agreement_with_torch"]
     assert agreement["score"] < 1e-4
     assert agreement["anomaly_map"] < 1e-3
+    assert agreement["pred_mask"] < 1e-3
     assert agreement["equal_labels"] == agreement["images"] == len(report["iterations"]) == 6
+
+
+def test_sensitivities_go_with_the_file(untrained: I3AD, exported: Path, tmp_path: Path) -> None:
+    module = deepcopy(untrained)
+    module.post_processor.image_sensitivity, module.post_processor.pixel_sensitivity = 0.3, 0.55
+    pixels = (255 * make_images(1, 90, 70)[0].permute(1, 2, 0)).byte().numpy()
+    for form in (lambda model: model, graph.with_image_input):
+        model = graph.read_model(exported)
+        describe_for_runtimes(model, module)
+        inspector = Inspector(graph.save_model(form(model), tmp_path / "model.xml"))
+        assert inspector.image_threshold == module.post_processor.normalized_image_threshold == pytest.approx(0.7)
+        assert inspector.pixel_threshold == module.post_processor.normalized_pixel_threshold == pytest.approx(0.45)
+        usual, found = Inspector(exported).inspect(pixels), inspector.inspect(pixels)
+        assert found.label == (found.score > 0.7) != usual.label
+        assert (found.mask & ~usual.mask).any()
+    own = Inspector(tmp_path / "model.xml", image_threshold=0.2, pixel_threshold=0.1)
+    assert (own.image_threshold, own.pixel_threshold) == (0.2, 0.1)
+
+
+@pytest.mark.parametrize("part", ["enable_normalization", "enable_thresholding"])
+def test_refuses_to_export_raw_scores(untrained: I3AD, tmp_path: Path, part: str) -> None:
+    module = deepcopy(untrained)
+    setattr(module.post_processor, part, False)
+    with pytest.raises(ValueError, match="leave its normalization and thresholding on"):
+        module.to_openvino(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_openvino_agrees(untrained: I3AD, exported: Path) -> None:

@@ -42,8 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hint", choices=("latency", "throughput"), default="throughput", help="what to optimise for")
     parser.add_argument("--cache", help="folder for compiled models, for a quicker start")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="table, or a JSON object a line")
-    parser.add_argument("--threshold", type=float, default=0.5, help="score above which an image is anomalous")
-    parser.add_argument("--pixel-threshold", type=float, default=0.5, help="map value above which a pixel is")
+    parser.add_argument("--threshold", type=float, help="score above which an image is anomalous; default: the model's")
+    parser.add_argument("--pixel-threshold", type=float, help="map value above which a pixel is; default: the model's")
     parser.add_argument("--watch", action="store_true", help="go on with images as they arrive in the folder")
     parser.add_argument("--again", action="store_true", help="remove the results in the folder, and start over")
     return parser
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         inspector, digest = loaded(chosen)
         belongs = {
             "model_sha256": digest,
-            "threshold": chosen.threshold,
-            "pixel_threshold": chosen.pixel_threshold,
+            "threshold": inspector.image_threshold,
+            "pixel_threshold": inspector.pixel_threshold,
             "source": identity_of(chosen.source),
         }
         pictures, passed = chosen.out / PICTURES, Counter[str]()

@@ -12,7 +12,16 @@ import numpy as np
 import openvino as ov
 
 from .decoding import ImageError, read_image
-from .graph import FP32, RECONSTRUCTION, ModelError, one_at_a_time, read_model, with_details, with_image_input
+from .graph import (
+    FP32,
+    RECONSTRUCTION,
+    ModelError,
+    one_at_a_time,
+    read_model,
+    thresholds_of,
+    with_details,
+    with_image_input,
+)  # fmt: skip
 from .masks import mask_of
 
 logger = logging.getLogger(__name__)
@@ -77,8 +86,9 @@ class Inspector:
         device: OpenVINO's name of a device: ``CPU``, ``GPU``, ``NPU``, or ``AUTO`` for the best there is.
         hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
         cache: Folder in which compiled models are kept, for a quick start.
-        image_threshold: Score above which an image is anomalous; 0.5 is the calibrated one.
-        pixel_threshold: Map value above which a pixel is, unless it merely surrounds a peak; 0.5 is the calibrated one.
+        image_threshold: Score above which an image is anomalous; ``None`` for that of the file, which is 0.5 unless
+            the sensitivity was another when it was exported.
+        pixel_threshold: Map value above which a pixel is, unless it merely surrounds a peak; ``None`` likewise.
 
     Raises:
         ModelError: If the model or the device cannot be used.
@@ -91,20 +101,21 @@ class Inspector:
         device: str = "CPU",
         hint: Hint = "latency",
         cache: str | Path | None = None,
-        image_threshold: float = 0.5,
-        pixel_threshold: float = 0.5,
+        image_threshold: float | None = None,
+        pixel_threshold: float | None = None,
     ) -> None:
         for name, threshold in (("image_threshold", image_threshold), ("pixel_threshold", pixel_threshold)):
-            if not 0 <= threshold <= 1:
+            if threshold is not None and not 0 <= threshold <= 1:
                 msg = f"{name} {threshold} must lie in [0, 1]; 0.5 is the calibrated one"
                 raise ValueError(msg)
         if hint not in get_args(Hint):
             msg = f"hint {hint!r} must be one of {', '.join(get_args(Hint))}"
             raise ValueError(msg)
-        self.image_threshold = image_threshold
-        self.pixel_threshold = pixel_threshold
         core = ov.Core()
         graph = with_details(with_image_input(read_model(model)))
+        image, pixel = thresholds_of(graph)
+        self.image_threshold = image if image_threshold is None else image_threshold
+        self.pixel_threshold = pixel if pixel_threshold is None else pixel_threshold
         # GPUs would halve the precision, and scores would differ from those of the thresholds
         config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
         family = re.split("[.:]", device)[0]

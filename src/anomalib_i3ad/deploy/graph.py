@@ -110,6 +110,15 @@ def save_model(model: ov.Model, path: Path) -> Path:
     return path
 
 
+def thresholds_of(model: ov.Model) -> tuple[float, float]:
+    """Score above which an image is anomalous, and map value above which a pixel is; 0.5 where the file says none."""
+    image, pixel = (
+        float(model.get_rt_info([OWN_INFO, name]).astype(str)) if model.has_rt_info([OWN_INFO, name]) else 0.5
+        for name in ("image_threshold", "pixel_threshold")
+    )
+    return image, pixel
+
+
 def detail_names(model: ov.Model) -> list[str]:
     """Names of the tensors by which the graph explains a result; ``iterations`` and ``reconstruction`` are known."""
     return model.get_rt_info([OWN_INFO, DETAILS]).astype(str).split() if model.has_rt_info([OWN_INFO, DETAILS]) else []

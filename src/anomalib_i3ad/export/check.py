@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 SCORE_TOLERANCE = 1e-4
 MAP_TOLERANCE = 1e-3
+#: Share of pixels: rounding decides those at a threshold.
+MASK_TOLERANCE = 1e-3
 PACKAGES = ("anomalib-i3ad", "anomalib", "torch", "openvino", "nncf")
 
 
@@ -43,7 +45,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
     """
     compiled = ov.Core().compile_model(with_details(model.clone()), "CPU", FP32)
     as_bytes = takes_bytes(model)
-    score = anomaly_map = 0.0
+    score = anomaly_map = mask = 0.0
     labels, iterations = 0, list[float]()
     for image in [*images, *flat_images(images[0])]:
         stored = (255 * image).round()
@@ -60,6 +62,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
             expected = module(stored / 255 if as_bytes else image)
         score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
         anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
+        mask = max(mask, float((result["pred_mask"] != expected.pred_mask.numpy()).mean()))
         labels += int(result["pred_label"].item() == expected.pred_label.item())
         iterations += (
             result["iterations"].tolist()
@@ -67,12 +70,15 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
             else []
         )
     count = len(images) + 2
-    if score > SCORE_TOLERANCE or anomaly_map > MAP_TOLERANCE or labels < count:
+    if score > SCORE_TOLERANCE or anomaly_map > MAP_TOLERANCE or mask > MASK_TOLERANCE or labels < count:
         logger.warning(
-            "The exported graph differs from the model: scores by %.1e, maps by %.1e; %d of %d labels are equal.",
-            score, anomaly_map, labels, count,
+            "The exported graph differs from the model: scores by %.1e, maps by %.1e, masks in %.2g %% of the pixels; "
+            "%d of %d labels are equal.",
+            score, anomaly_map, 100 * mask, labels, count,
         )  # fmt: skip
-    agreement = {"images": count, "score": score, "anomaly_map": anomaly_map, "equal_labels": labels}
+    agreement = {
+        "images": count, "score": score, "anomaly_map": anomaly_map, "pred_mask": mask, "equal_labels": labels,
+    }  # fmt: skip
     return {"agreement_with_torch": agreement} | ({"iterations": iterations} if iterations else {})
 
 

@@ -83,26 +83,32 @@ def convert(
     return graphs.set_detail_names(model, graph.detail_names)
 
 
-def describe_for_model_api(model: ov.Model, module: AnomalibModule) -> None:
-    """Write into the graph what OpenVINO's Model API reads from it.
+def describe_for_runtimes(model: ov.Model, module: AnomalibModule) -> None:
+    """Write into the graph what OpenVINO's Model API and our own runtime read from it.
 
     The graph resizes, scales and normalises by itself, so that thresholds are those of normalised scores; it takes RGB.
     """
     size: Any = module.image_size
+    processor: Any = module.post_processor
+    thresholds = {
+        "image_threshold": str(float(processor.normalized_image_threshold)),
+        "pixel_threshold": str(float(processor.normalized_pixel_threshold)),
+    }
+    own = {"model": type(module).__name__, **thresholds}
     info = {
         "model_type": "AnomalyDetection",
         "task": "segmentation",
         "labels": "Normal Anomaly",
-        "image_threshold": "0.5",
-        "pixel_threshold": "0.5",
+        **thresholds,
         "normalization_scale": "1.0",
         "resize_type": "standard",
         "reverse_input_channels": "False",
         "orig_height": str(size[0]),
         "orig_width": str(size[1]),
     }
-    for name, value in info.items():
-        model.set_rt_info(value, [MODEL_INFO, name])
+    for section, values in ((MODEL_INFO, info), (OWN_INFO, own)):
+        for name, value in values.items():
+            model.set_rt_info(value, [section, name])
 
 
 def export(
@@ -139,11 +145,15 @@ def export(
         The ``.xml`` file.
 
     Raises:
-        ValueError: If the model is not calibrated, the graph's results are not finite, INT8 has no
-            images, or there is no such compression; nothing is written.
+        ValueError: If the model is not calibrated or does not normalise, the graph's results are not finite, INT8 has
+            no images, or there is no such compression; nothing is written.
     """
     if not module.post_processor:
         msg = "post_processor: without one there are no labels; build the model with post_processor=True"
+        raise ValueError(msg)
+    thresholds: Any = module.post_processor
+    if not (thresholds.enable_normalization and thresholds.enable_thresholding):
+        msg = "post_processor: exported are normalised scores and labels; leave its normalization and thresholding on"
         raise ValueError(msg)
     if compression_type == CompressionType.INT8_ACQ:
         msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
@@ -153,14 +163,12 @@ def export(
         raise ValueError(msg)
     module = module.eval()
     network_size: Any = module.image_size
-    thresholds: Any = module.post_processor
     if not all(torch.isfinite(value) for value in (thresholds.image_threshold, thresholds.pixel_threshold)):
         msg = "thresholds are not calibrated: fit the model, or load a fitted checkpoint, before exporting it"
         raise ValueError(msg)
     compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
     model = convert(module, input_size, onnx_kwargs or {}, ov_kwargs or {})
-    describe_for_model_api(model, module)
-    model.set_rt_info(type(module).__name__, [OWN_INFO, "model"])
+    describe_for_runtimes(model, module)
     quantized: list[Quantized] = []
     if compression_type == CompressionType.INT8_PTQ and datamodule is not None:
         # at the network's size: the graph's own resize then leaves them as they are, and large ones fit in memory
