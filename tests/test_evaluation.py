@@ -358,7 +358,14 @@ class TestBenchmark:
         capsys: pytest.CaptureFixture,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        monkeypatch.setattr(jobs, "measure_cost", lambda _model, _images: Cost(1.0, 1.0))  # exports take their time
+        costs = iter([Cost(1.0, 1.0), OSError("disk full"), Cost(2.0, 1.0), Cost(3.0, 1.0)])  # exports take their time
+
+        def cost(*_: object) -> Cost:
+            if isinstance(found := next(costs), OSError):
+                raise found
+            return found
+
+        monkeypatch.setattr(jobs, "measure_cost", cost)
         monkeypatch.setenv("PATH", "")  # no git, either: no row is lost for it
         root = next(texture_root.rglob("fabric")).parent
         ganomaly = {"class_path": "Ganomaly", "init_args": {"n_features": 4, "latent_vec_size": 8}}
@@ -374,13 +381,19 @@ class TestBenchmark:
         assert "ckpt_path" not in caplog.text  # anomalib's warning that weights are not loaded
         assert rows.loc[["Ganomaly", "Fastflow"], "pixel_auroc"].isna().tolist() == [True, False]
         assert rows["image_auroc"].between(0, 1).all()
-        assert rows.loc["Ganomaly", "note"] == "no maps, so no figures of pixels"
-        assert rows.loc["Fastflow", "note"].startswith("scores below 0")
+        assert rows.loc["Ganomaly", "note"] == "no figures of pixels: no maps, or no true masks"
+        below = "scores below 0: normalised by their distance from the lowest of normal images"
+        assert rows.loc["Fastflow", "note"] == f"{below}; could not be timed"
+        assert rows["milliseconds"].isna().tolist() == [False, True]
         printed = capsys.readouterr().out
         assert all(note in printed for note in rows["note"])
         assert json.loads(rows.loc["Fastflow", "model_args"])["backbone"] == "resnet18"  # a default
         assert rows["commit"].tolist() == ["", ""]
         assert all((tmp_path / "out" / path).is_file() for path in rows["checkpoint"])
+        assert benchmark.time_again(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
+        rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        assert rows.loc[["Ganomaly", "Fastflow"], "milliseconds"].tolist() == [2.0, 3.0]
+        assert rows.loc["Fastflow", "note"] == below
 
 
 class TestCommit:
@@ -448,6 +461,15 @@ class TestAccuracy:
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(expected.flatten(), large.flatten()), abs=1e-4)
         found = np.kron(np.asarray(maps[:, 0] > 0.5), np.ones((8, 8), bool))
         assert accuracy.pixel_f1 == pytest.approx(f1_score(expected.flatten(), found.flatten()))
+
+    def test_without_true_masks_there_are_no_figures_of_pixels(self) -> None:
+        score, label = torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0, 1, 1])
+        batch = self.batch(score, label, score > 0.5)
+        whole, batch.gt_mask = measure_accuracy([batch]), None
+        accuracy = measure_accuracy([batch])
+        assert np.isnan([accuracy.pixel_auroc, accuracy.au_pro, accuracy.pixel_f1]).all()
+        assert accuracy[0] == whole[0] == 1
+        assert accuracy[-4:] == whole[-4:] == (1, 2, 0, 1)
 
     def test_agrees_with_scikit_learn_over_uneven_batches(self) -> None:
         generator = torch.Generator().manual_seed(0)

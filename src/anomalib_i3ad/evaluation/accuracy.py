@@ -23,7 +23,7 @@ class Accuracy(NamedTuple):
     """Figures over all test images; from F1 on, at the thresholds found from normal validation images.
 
     AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels. Figures of pixels
-    are NaN for models without maps.
+    are NaN for models without maps and data sets without masks.
     """
 
     image_auroc: float
@@ -78,7 +78,7 @@ def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
     for batch in predictions:
         for metric in images:
             metric.update(batch)
-        if batch.anomaly_map is not None:
+        if batch.anomaly_map is not None and batch.gt_mask is not None:
             at_one_resolution = _at_one_resolution(batch)
             for metric in pixels:
                 metric.update(at_one_resolution)

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from .configuration import read_jobs
-from .jobs import key_of, run_job, time_job, title_of
+from .jobs import NOT_TIMED, key_of, run_job, time_job, title_of
 from .parsers import benchmark_parser
 
 logger = logging.getLogger(__name__)
@@ -107,14 +107,15 @@ def time_again(config: Path, out: Path, console: Console) -> int:
             if not row.any():
                 console.print(f"{title_of(job)}: no row of these arguments and versions")
                 continue
-            before, checkpoint = rows.loc[row, ["milliseconds", "checkpoint"]].iloc[0]
+            before, checkpoint, note = rows.loc[row, ["milliseconds", "checkpoint", "note"]].iloc[0]
             cost = time_job(job, out / checkpoint)
         except Exception as error:
             logger.exception("%s cannot be timed", title_of(job))
             console.print(f"failed: {title_of(job)}: {error}", style="red", markup=False)
             failed = 1
             continue
-        for name, value in cost._asdict().items():
+        note = "; ".join(part for part in note.split("; ") if part != NOT_TIMED)
+        for name, value in {**cost._asdict(), "note": note}.items():
             rows[name] = rows[name].mask(row, value)
         write_rows(results, rows)
         console.print(f"{title_of(job)}: {cost.milliseconds:.1f} ms (before: {before:.1f})")

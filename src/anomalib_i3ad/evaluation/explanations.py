@@ -20,7 +20,7 @@ ITERATION = (
 )
 _MAP = (
     "anomaly map: how anomalous each place is. The scale is the same in all pictures. Its middle, 0.5, is the "
-    "threshold of pixels: what is brighter is outlined as found."
+    "threshold of pixels: what is brighter is outlined as found, unless it merely surrounds a peak."
 )
 RESULT = (
     "image: as the model sees it.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import os
 import subprocess
@@ -24,9 +25,12 @@ from anomalib_i3ad.post_processing import QuantilePostProcessor
 
 from .accuracy import Accuracy, measure_accuracy, predict
 from .cost import Cost, measure_cost
-from .trained import class_at
+from .trained import class_at, load
 
+logger = logging.getLogger(__name__)
 TIMED_IMAGES = 12
+#: Note on a row without milliseconds and megabytes.
+NOT_TIMED = "could not be timed"
 
 
 def key_of(job: dict[str, Any]) -> str:
@@ -135,7 +139,7 @@ def time_job(job: dict[str, Any], checkpoint: Path) -> Cost:
     datamodule = datamodule_of(job)
     datamodule.prepare_data()
     datamodule.setup("test")
-    return _cost(model_class(job).load_from_checkpoint(checkpoint, map_location="cpu"), datamodule)
+    return _cost(load(model_class(job), checkpoint), datamodule)
 
 
 def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
@@ -146,7 +150,7 @@ def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
 def notes_on(accuracy: Accuracy, post_processor: QuantilePostProcessor) -> Iterator[str]:
     """What a reader must know to compare a model's figures with others'."""
     if math.isnan(accuracy.pixel_auroc):
-        yield "no maps, so no figures of pixels"
+        yield "no figures of pixels: no maps, or no true masks"
     if post_processor.image_min < 0 or post_processor.pixel_min < 0:
         yield "scores below 0: normalised by their distance from the lowest of normal images"
 
@@ -173,13 +177,20 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     # not the engine's predict, which says of a model that was trained that its weights are not loaded
     predictions: Any = predict(engine.trainer, model, datamodule)
     accuracy = measure_accuracy(predictions)
+    notes = list(notes_on(accuracy, post_processor))
+    try:
+        cost = _cost(model, datamodule)
+    except Exception:  # training is not lost by it
+        logger.exception("%s cannot be timed; --time-again tries once more", title_of(job))
+        cost = Cost(math.nan, math.nan)
+        notes.append(NOT_TIMED)
     return {
         "key": key_of(job),
         "model": class_name(job["model"]),
         "category": category_of(job),
         "seed": job["seed"],
         **accuracy._asdict(),
-        **_cost(model, datamodule)._asdict(),
+        **cost._asdict(),
         "fit_seconds": round(fitted - start, 1),
         "model_args": as_json(model_arguments(job)),
         "trainer": as_json(job["trainer"]),
@@ -188,5 +199,5 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "anomalib", "openvino")},
         "version": __version__,
         "checkpoint": os.path.relpath(engine.best_model_path, folder.parent) if engine.best_model_path else "",
-        "note": "; ".join(notes_on(accuracy, post_processor)),
+        "note": "; ".join(notes),
     }
