@@ -64,6 +64,8 @@ def test_few_images_give_the_tolerance_limit_of_a_gamma_distribution() -> None:
     for q in (0.9, 1.0):  # enough images, and nothing beyond the largest
         threshold = validated(QuantilePostProcessor(q), scores, torch.zeros(20).long()).image_threshold
         assert threshold == pytest.approx(np.quantile(scores, q), rel=1e-5)
+    few = validated(QuantilePostProcessor(pixel_quantile=1 - 1e-6), scores, torch.zeros(20).long())
+    assert few.pixel_threshold == pytest.approx(scores.max().item(), rel=1e-5)  # pixels of an image are not independent
     one = validated(QuantilePostProcessor(), scores[:1], torch.zeros(1).long())
     assert one.image_threshold == one.pixel_threshold == scores[0]
 

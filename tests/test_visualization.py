@@ -1,6 +1,7 @@
 """Film strips and plots."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -174,6 +175,17 @@ class TestStrip:
         with Image.open(written[0]) as strip:
             assert strip.size[1] >= top_of(3, "x") + GAP + BAR + LINE + GAP
             assert strip.size[0] >= GAP + 2 * (TILE + GAP)
+
+    def test_names_that_differ_in_their_suffix_are_told_apart(self, untrained: I3AD, tmp_path: Path) -> None:
+        found = {
+            "pred_score": torch.tensor(0.7),
+            "pred_label": torch.ones((), dtype=bool),
+            "anomaly_map": torch.rand(64, 64),
+        }
+        paths = [f"fabric/{name}" for name in ("part.jpg", "part.bmp", "part.png")]
+        batch = [ImageItem(image=make_images(1, 64, 64)[0], image_path=path, **found) for path in paths]
+        FilmStripVisualizer(tmp_path).on_test_batch_end(SimpleNamespace(), untrained, None, batch)
+        assert {path.name for path in tmp_path.rglob("*.*")} == {"part.jpg.png", "part.bmp.png", "part.png"}
 
     def test_refuses_models_that_do_not_iterate(self) -> None:
         item = ImageItem(image=torch.zeros(3, 32, 32))

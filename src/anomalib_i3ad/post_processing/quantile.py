@@ -177,17 +177,18 @@ class QuantilePostProcessor(PostProcessor):
         # once: pixels are many, and gathered from every process
         scores = _pooled(self._scores, trainer)
         # anomalib's buffers: its properties read them, and they are in its checkpoints
-        calibrated = [(self._image_threshold, self.image_min, scores, self.image_quantile)]
+        limit = _beyond(scores, self.image_quantile)
+        found = _quantile(scores, self.image_quantile)
+        calibrated = [(self._image_threshold, self.image_min, scores, limit or found)]
         if self._maps:
             maps = _pooled(self._maps, trainer)
-            calibrated.append((self._pixel_threshold, self.pixel_min, maps, self.pixel_quantile))
-        for threshold, lowest, pooled, q in calibrated:
+            calibrated.append((self._pixel_threshold, self.pixel_min, maps, _quantile(maps, self.pixel_quantile)))
+        for threshold, lowest, pooled, value in calibrated:
             lowest.fill_(min(_quantile(pooled, 0), 0))
-            found = _quantile(pooled, q)
-            threshold.fill_(max(_beyond(pooled, q) or found, lowest.item() + SMALLEST_THRESHOLD))
+            threshold.fill_(max(value, lowest.item() + SMALLEST_THRESHOLD))
         self._scores.clear()
         self._maps.clear()
-        way = "a tolerance limit" if _beyond(scores, self.image_quantile) else f"the {self.image_quantile:g} quantile"
+        way = "a tolerance limit" if limit else f"the {self.image_quantile:g} quantile"
         if scores.size != self.normal_images:  # once a fit, which may validate every epoch
             logger.info(
                 "Thresholds come from %d normal validation images, for images %s of their scores.", scores.size, way

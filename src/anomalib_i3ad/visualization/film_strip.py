@@ -158,7 +158,8 @@ class FilmStripVisualizer(Visualizer):
                 category=getattr(datamodule, "category", None),
             )
             caption = caption_of(item, float(pl_module.post_processor.normalized_image_threshold))
-            film_strip_of(pl_module, item, caption).save(Path(name).with_suffix(".png"))
+            # beside part.jpg there may be a part.bmp
+            film_strip_of(pl_module, item, caption).save(name if name.suffix == ".png" else f"{name}.png")
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""
