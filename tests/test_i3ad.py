@@ -10,6 +10,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
+from anomalib_i3ad.models.base import UNSET_EPOCHS
 from anomalib_i3ad.models.i3ad.contextual_attention import ContextualAttention
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
@@ -104,6 +105,18 @@ class TestI3AD(ModelTester):
         assert model.hparams == {**fitted[0].hparams, "max_train_steps": 7}
         with pytest.raises(ValueError, match=r"max_iterations=4 \(this model: 1\)"):
             make_engine().fit(I3AD(max_iterations=1), datamodule=textures, ckpt_path=fitted[1])
+        with pytest.raises(ValueError, match=r"optimisers, of learning_rate=.* \(this model: 0.07\): do not set"):
+            make_engine().fit(I3AD(learning_rate=0.07), datamodule=textures, ckpt_path=fitted[1])
+
+    def test_warns_of_the_trainers_own_limit(self, textures: Textures, caplog, monkeypatch) -> None:
+        engine = make_engine(max_epochs=None)
+        engine.fit(I3AD(**TINY, max_train_steps=1, visualizer=False), datamodule=textures)
+        assert engine.trainer.max_epochs == UNSET_EPOCHS
+        assert "max_epochs" not in caplog.text
+        monkeypatch.setattr("anomalib_i3ad.models.base.UNSET_EPOCHS", 1)
+        make_engine(max_epochs=1).fit(I3AD(**TINY, max_train_steps=50, visualizer=False), datamodule=textures)
+        (told,) = (record.getMessage() for record in caplog.records if "max_train_steps" in record.getMessage())
+        assert told.startswith("That is 1 epochs, the trainer's limit where none is set, before max_train_steps=50")
 
 
 class TestTwoStages(ModelTester):

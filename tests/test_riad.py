@@ -1,8 +1,11 @@
 """RIAD: cell sets, U-Net, loss and map."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from lightning import Callback, Trainer
 from scipy.ndimage import uniform_filter
 
 from anomalib_i3ad import Riad, Textures
@@ -27,6 +30,19 @@ class TestRiad(ModelTester):
 
     def test_cell_sets_live_in_the_checkpoint(self, fitted) -> None:
         assert torch.equal(Riad.load_from_checkpoint(fitted[1]).model.cell_sets, fitted[0].model.cell_sets)
+
+    def test_a_longer_fit_that_goes_on_slows_down_later(self, fitted, texture_root: Path) -> None:
+        class Watch(Callback):
+            def __init__(self) -> None:
+                self.rates: list[float] = []
+
+            def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+                self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        watch, data = Watch(), self.datamodule(texture_root)
+        make_engine(max_epochs=3, callbacks=[watch]).fit(Riad(**TINY), datamodule=data, ckpt_path=fitted[1])
+        # of 9 steps, round(7.5) are fast, but for the first after a pause, whose rate is in the checkpoint
+        assert watch.rates == pytest.approx([1e-4, 1e-3, 1e-4])
 
 
 class Recorder(torch.nn.Module):

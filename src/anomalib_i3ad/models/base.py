@@ -26,6 +26,8 @@ from .exports import ExportMixin
 from .steps import StepMixin
 
 logger = logging.getLogger(__name__)
+#: ``max_epochs`` of a trainer whose epochs, steps and time nobody limited.
+UNSET_EPOCHS = 1000
 
 
 def image_of(batch: Batch) -> torch.Tensor:
@@ -218,8 +220,16 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
                 "at least one image, and the trainer's limit_val_batches above 0"
             )
             raise ValueError(msg)
-        if self.max_train_steps is not None:
-            logger.info("Training ends after at most %d steps (max_train_steps).", self.max_train_steps)
+        if self.max_train_steps is None:
+            return
+        steps = self.planned_steps()
+        logger.info("Training ends after at most %d steps.", steps)
+        if steps < self.max_train_steps and self.trainer.max_epochs == UNSET_EPOCHS:
+            logger.warning(
+                "That is %d epochs, the trainer's limit where none is set, before max_train_steps=%d: "
+                "set max_epochs, -1 for no limit.",
+                UNSET_EPOCHS, self.max_train_steps,
+            )  # fmt: skip
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""

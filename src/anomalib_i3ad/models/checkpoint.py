@@ -38,6 +38,8 @@ class CheckpointMixin(Base):
 
     #: Arguments that matter in training alone.
     training_arguments: ClassVar[set[str]] = {"learning_rate", "max_train_steps", "seed"}
+    #: Those of them that are the optimisers', which a fit that goes on takes from the checkpoint as they are.
+    optimizer_arguments: ClassVar[set[str]] = {"learning_rate"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to save weights that are not finite.
@@ -59,8 +61,8 @@ class CheckpointMixin(Base):
         ``load_from_checkpoint`` nothing differs.
 
         Raises:
-            ValueError: If the user set an argument that scores depend on and nothing calibrates again, or if the
-                weights do not fit.
+            ValueError: If the user set an argument that scores depend on and nothing calibrates again, or one of the
+                optimisers of a fit that goes on, or if the weights do not fit.
         """
         processor = self.post_processor
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
@@ -71,6 +73,12 @@ class CheckpointMixin(Base):
         chosen = differing & _differing(mine, {name: parameter.default for name, parameter in defaults.items()})
         stage = self._trainer.state.fn if self._trainer else None
         refused = chosen - self.training_arguments
+        if stage == TrainerFn.FITTING and (fixed := chosen & self.optimizer_arguments):
+            msg = (
+                f"the fit goes on with the checkpoint's optimisers, of {_describe(fixed, mine, theirs)}: "
+                f"do not set {', '.join(sorted(fixed))}"
+            )
+            raise ValueError(msg)
         if refused and stage != TrainerFn.VALIDATING:
             msg = (
                 f"the checkpoint was trained and calibrated with {_describe(refused, mine, theirs)}: "

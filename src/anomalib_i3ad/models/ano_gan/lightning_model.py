@@ -58,6 +58,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
     """
 
     training_arguments = ReconstructionMixin.training_arguments | {"betas", "encoder_share", "feature_weight"}
+    optimizer_arguments = ReconstructionMixin.optimizer_arguments | {"betas"}
 
     def __init__(
         self,
@@ -108,7 +109,10 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """A model that searches validates once, at the end: to search after every epoch would outlast training."""
+        """A model that searches validates once, at the end, which writes the one checkpoint of the fit.
+
+        To search after every epoch would outlast training.
+        """
         once = {"check_val_every_n_epoch": 1_000_000} if self.model.searches else {}
         return super().trainer_arguments | once
 

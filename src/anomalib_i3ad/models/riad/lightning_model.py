@@ -17,7 +17,8 @@ from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 from .loss import RiadLoss
 from .torch_model import RiadModel
 
-DECAY_AT = 250 / 300  # share of training after which the learning rate falls to a tenth
+DECAY_AT = 250 / 300  # share of training after which the learning rate falls
+DECAY = 0.1
 
 
 class Riad(ReconstructionMixin, AnomalibModule):
@@ -62,7 +63,8 @@ class Riad(ReconstructionMixin, AnomalibModule):
         steps = self.planned_steps()
         if steps == float("inf"):
             return optimizer
-        schedule = optim.lr_scheduler.MultiStepLR(optimizer, [round(DECAY_AT * steps)])
+        falls = round(DECAY_AT * steps)  # not in checkpoints: a fit that goes on may be longer
+        schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step < falls else DECAY)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:

@@ -48,6 +48,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
     """
 
     training_arguments = ReconstructionMixin.training_arguments | {"loss", "weight_decay"}
+    optimizer_arguments = ReconstructionMixin.optimizer_arguments | {"weight_decay"}
 
     def __init__(
         self,
