@@ -1,5 +1,6 @@
 """Embedded textures and the MVTec datamodule."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -125,11 +126,45 @@ class TestMVTec:
         with pytest.raises(ValueError, match="without augmentations and with num_workers=0"):
             MVTec(folder.parent, "fabric", cache=True, **unfit)
 
-    def test_names_a_truncated_image_before_training(self, folder: Path) -> None:
-        broken = folder / "test" / "spot" / "000.png"
-        broken.write_bytes(broken.read_bytes()[:2000])
-        with pytest.raises(ValueError, match=r"1 images cannot be read.*spot/000.png"):
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff", ".webp"])
+    def test_names_a_truncated_image_before_training(self, folder: Path, suffix: str) -> None:
+        image = folder / "test" / "spot" / "000.png"
+        broken = image.with_suffix(suffix)
+        cv2.imwrite(str(broken), cv2.imread(str(image)))
+        if broken != image:
+            image.unlink()
+        MVTec(folder.parent, "fabric").setup()
+        broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+        with pytest.raises(ValueError, match=rf"1 images cannot be read.*spot/000{suffix}"):
             MVTec(folder.parent, "fabric").setup()
+
+    def test_refuses_deep_gray_values_before_training(self, folder: Path) -> None:
+        image = folder / "test" / "spot" / "000.png"
+        cv2.imwrite(str(image), cv2.imread(str(image), cv2.IMREAD_GRAYSCALE).astype(np.uint16) * 256)
+        with pytest.raises(ValueError, match=r"spot/000.png: gray values of more than 8 bits"):
+            MVTec(folder.parent, "fabric").setup()
+
+    @pytest.mark.parametrize("place", ["train/scratch", "train/good/monday", "test/spot/monday", "train"])
+    def test_names_images_in_folders_it_does_not_take(self, folder: Path, place: str) -> None:
+        (folder / place).mkdir(exist_ok=True)
+        shutil.copy(folder / "train" / "good" / "000.png", folder / place / "new.png")
+        with pytest.raises(ValueError, match=rf"1 images lie neither in train/good nor.*{place}/new.png; move"):
+            MVTec(folder.parent, "fabric").setup()
+
+    def test_leaves_hidden_folders_alone(self, folder: Path) -> None:
+        for place in ("train/.cache", "train/good/.ipynb_checkpoints"):
+            (folder / place).mkdir()
+            shutil.copy(folder / "train" / "good" / "000.png", folder / place / "000.png")
+        datamodule = MVTec(folder.parent, "fabric", val_split_ratio=0.25)
+        datamodule.setup()
+        assert (len(datamodule.train_data), len(datamodule.val_data)) == (3, 1)
+
+    def test_names_the_folder_that_is_missing_in_a_category(self, folder: Path) -> None:
+        shutil.rmtree(folder / "train")
+        datamodule = MVTec(folder.parent, "fabric")
+        datamodule.prepare_data()
+        with pytest.raises(ValueError, match=r"fabric/train holds no images"):
+            datamodule.setup()
 
     def test_refuses_a_linked_test_folder(self, folder: Path) -> None:
         """anomalib does not follow it and would test on training images."""

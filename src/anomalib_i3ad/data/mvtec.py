@@ -1,6 +1,7 @@
 """anomalib's MVTec AD datamodule under the name ``MVTec``, validated on held-out normal images."""
 
 import math
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,24 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from anomalib_i3ad.components.bit_depth import check_depth
 from anomalib_i3ad.components.memory import fits_in_memory
 
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png, or JPEG, BMP, TIFF"
 
 
-def _is_broken(path: Path) -> bool:
+@cache
+def _is_broken(path: Path, changed: int) -> bool:
+    """Whether an image, last changed at this time, cannot be read to its end; asked at every ``setup``."""
+    del changed
     try:
         with Image.open(path) as image:
-            image.verify()
-    except (OSError, SyntaxError, ValueError):
+            if image.format == "PNG":
+                image.verify()
+            else:  # of which Pillow verifies the head alone
+                image.draft("L", (1, 1))
+                image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return True
     return False
 
@@ -125,8 +134,9 @@ class MVTec(MVTecAD):
             msg = f"{self.root} has no category {self.category!r}, only {', '.join(others)}; {LAYOUT} in it"
             raise ValueError(msg)
         usual = Path(signature(MVTecAD).parameters["root"].default)
-        if not others and (self.root != usual or self.category not in CATEGORIES):
-            msg = f"--data.root {self.root}: there is no folder {self.root / self.category}; {LAYOUT} in it"
+        own = self.root / self.category
+        if not others and not own.is_dir() and (self.root != usual or self.category not in CATEGORIES):
+            msg = f"--data.root {self.root}: there is no folder {own}; {LAYOUT} in it"
             raise FileNotFoundError(msg)
         super().prepare_data()
 
@@ -134,11 +144,22 @@ class MVTec(MVTecAD):
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
         # where anomalib finds no test images it would silently take training ones instead
-        every = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in IMG_EXTENSIONS and len(path.relative_to(folder).parts) == 3
-        )
+        images = {path: path.relative_to(folder).parts for path in sorted(folder.rglob("*"))}
+        images = {
+            path: parts
+            for path, parts in images.items()
+            if path.suffix.lower() in IMG_EXTENSIONS and not any(part.startswith(".") for part in parts)
+        }
+        every = [path for path, parts in images.items() if len(parts) == 3]
+        misplaced = [
+            str(path)
+            for path, parts in images.items()
+            if parts[0] in {"train", "test"} and (len(parts) != 3 or (parts[0] == "train" and parts[1] != "good"))
+        ]
+        if misplaced:
+            named = ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else "")
+            msg = f"{len(misplaced)} images lie neither in train/good nor in test/<kind>: {named}; move or remove them"
+            raise ValueError(msg)
         train, test, truth = ([p for p in every if p.parts[-3] == split] for split in ("train", "test", "ground_truth"))
         for split, found in (("train", train), ("test", test)):
             if not found:
@@ -152,10 +173,13 @@ class MVTec(MVTecAD):
             msg = f"{folder / 'ground_truth'} lacks masks of {len(missing)} anomalous test images: {named}"
             raise ValueError(msg)
         masks = {path: by_name[name] for path, name in anomalous.items()}
-        broken = [str(path) for path in [*train, *test, *masks.values()] if _is_broken(path)]
+        read = [*train, *test, *masks.values()]
+        broken = [str(path) for path in read if _is_broken(path, path.stat().st_mtime_ns)]
         if broken:
             msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
             raise ValueError(msg)
+        for path in [*train, *test]:
+            check_depth(str(path))
         if _stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
             self._check_share(len(train))
         self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)
