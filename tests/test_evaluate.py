@@ -258,7 +258,7 @@ class TestExported:
             assert float(milliseconds) > 0
             weights = (folder / "openvino" / f"{name.lower()}.bin").stat().st_size
             assert kilobytes == f"{weights / 1000:.0f}"
-        assert forms[0][1:7] == row[2:]  # FP32 as Engine.predict
+        assert forms[0][1:8] == row[2:]  # FP32 as Engine.predict
         (changed,) = re.findall(r"median over images\); (\d+)/14 labels changed", printed)
         assert int(changed) == (flagged[0] != flagged[1]).sum()
         (counts,) = re.findall(r"^outside loops: (\d+) of (\d+) convolutions in INT8$", printed, re.MULTILINE)

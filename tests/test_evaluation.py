@@ -72,6 +72,11 @@ class TestJobs:
     def test_an_argument_named_grid_is_an_argument(self) -> None:
         assert list(expand({"initial_grid": [2, 4]})) == [{"initial_grid": [2, 4]}]
 
+    @pytest.mark.parametrize("value", ["bottle", 3, {"a": 1}])
+    def test_a_grid_is_a_list(self, value: object) -> None:
+        with pytest.raises(ValueError, match="grid: wants a list, not"):
+            list(expand({"category": {"grid": value}}))
+
     def test_a_key_depends_on_every_setting_and_on_nothing_else(self) -> None:
         job = jobs_of(self.CONFIG)[0]
         assert key_of(job) == key_of({**job})
@@ -471,6 +476,16 @@ class TestAccuracy:
         assert accuracy[0] == whole[0] == 1
         assert accuracy[-4:] == whole[-4:] == (1, 2, 0, 1)
 
+    def test_of_one_class_there_is_no_auroc(self) -> None:
+        score = torch.tensor([0.2, 0.9, 0.4])
+        normal = measure_accuracy([self.batch(score, torch.zeros(3).int(), score > 0.5)])
+        assert np.isnan(normal[:5]).all()
+        assert normal.cells() == ["-"] * 5 + ["0/0", "1/3"]
+        anomalous = measure_accuracy([self.batch(score, torch.ones(3).int(), score > 0.5)])
+        assert np.isnan(anomalous).tolist() == [True] + [False] * 8
+        assert anomalous.cells()[0] == "-"
+        assert anomalous.cells()[-2:] == ["1/3", "0/0"]
+
     def test_agrees_with_scikit_learn_over_uneven_batches(self) -> None:
         generator = torch.Generator().manual_seed(0)
         score, label = torch.rand(23, generator=generator), torch.randint(0, 2, (23,), generator=generator)
@@ -598,7 +613,8 @@ class TestReport:
         monkeypatch.setattr(
             report.plots, "accuracy_against_latency", lambda *given: shown.append(given) or plot(*given)
         )
-        report.write_report(model, predictions, "PaDiM", tmp_path / "results.csv", tmp_path / "page.html")
+        benchmark = report.read_benchmark(tmp_path / "results.csv")
+        report.write_report(model, predictions, "PaDiM", benchmark, tmp_path / "page.html")
         text = (tmp_path / "page.html").read_text()
         assert "The iteration" not in text
         assert "Beside other models" in text
@@ -606,6 +622,14 @@ class TestReport:
         assert "<figcaption>good/" in text
         assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4
+
+    def test_names_what_is_no_benchmark(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
+            report.read_benchmark(tmp_path / "absent.csv")
+        for content in ("", "model,milliseconds\nI3AD,3\n", "\x00\xff"):
+            (tmp_path / "other.csv").write_text(content)
+            with pytest.raises(ValueError, match=r"other\.csv: not the results.csv of a benchmark: .*image_auroc"):
+                report.read_benchmark(tmp_path / "other.csv")
 
     def test_names_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         named = ["--data.root", str(tmp_path), "--data.category", "x", "--ckpt_path", str(tmp_path / "no.ckpt")]

@@ -23,7 +23,8 @@ class Accuracy(NamedTuple):
     """Figures over all test images; from F1 on, at the thresholds found from normal validation images.
 
     AU-PRO counts false positive rates up to 0.3; maps and masks are compared at 256 x 256 pixels. Figures of pixels
-    are NaN for models without maps and data sets without masks.
+    are NaN for models without maps and data sets without masks, and all that take anomalous images, or normal ones,
+    where there are none.
     """
 
     image_auroc: float
@@ -40,7 +41,7 @@ class Accuracy(NamedTuple):
         """Text of a row in a table with :data:`COLUMNS`."""
         figures = (self.image_auroc, self.pixel_auroc, self.au_pro, self.image_f1, self.pixel_f1)
         counts = (f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}")
-        return [*(f"{figure:.3f}" for figure in figures), *counts]
+        return [*("-" if math.isnan(figure) else f"{figure:.3f}" for figure in figures), *counts]
 
 
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
@@ -84,7 +85,11 @@ def measure_accuracy(predictions: Sequence[ImageBatch]) -> Accuracy:
                 metric.update(at_one_resolution)
     label = torch.cat([batch.gt_label for batch in predictions]).bool()
     flagged = torch.cat([batch.pred_label for batch in predictions]).bool()
-    image_auroc, image_f1 = (metric.compute().item() for metric in images)
-    pixel_auroc, au_pro, pixel_f1 = (metric.compute().item() if metric.update_called else math.nan for metric in pixels)
+    # of one class torchmetrics gives 0
+    image_auroc, image_f1, pixel_auroc, au_pro, pixel_f1 = (
+        metric.compute().item() if metric.update_called and label.any() else math.nan for metric in (*images, *pixels)
+    )
+    if label.all():
+        image_auroc = math.nan
     counts = (int(count.sum()) for count in (flagged & label, label, flagged & ~label, ~label))
     return Accuracy(image_auroc, pixel_auroc, au_pro, image_f1, pixel_f1, *counts)

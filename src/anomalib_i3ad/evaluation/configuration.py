@@ -73,8 +73,15 @@ def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
 
 
 def expand(config: Any) -> Iterator[Any]:
-    """Every choice of the ``grid:`` lists in a configuration."""
+    """Every choice of the ``grid:`` lists in a configuration.
+
+    Raises:
+        ValueError: If one is no list.
+    """
     if isinstance(config, dict) and set(config) == {"grid"}:
+        if not isinstance(config["grid"], list):
+            msg = f"grid: wants a list, not {config['grid']}"
+            raise ValueError(msg)
         for choice in config["grid"]:
             yield from expand(choice)
     elif isinstance(config, dict):

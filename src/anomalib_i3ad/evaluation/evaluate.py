@@ -112,9 +112,8 @@ def evaluate(parsed: Any) -> Iterator[str]:
         msg = f"--exported: {cls.__name__} is anomalib's; only models of this package are exported to be compared"
         raise ValueError(msg)
     if changed:
-        split = {name: vars(parsed)[name] for name in ("val_split_ratio", "seed") if name in parsed}
-        calibrate(model, images_of(parsed.root, parsed.category, **split))
-    datamodule = images_of(parsed.root, parsed.category)
+        calibrate(model, images_of(parsed))
+    datamodule = images_of(parsed)
     predictions: Any = predict(make_trainer(), model, datamodule)
     name = " ".join([cls.__name__, *parsed.set])
     row = [name, parsed.category, *measure_accuracy(predictions).cells()]

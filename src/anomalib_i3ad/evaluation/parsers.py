@@ -28,6 +28,12 @@ def _add_trained_model(parser: ArgumentParser) -> None:
     parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint that training wrote")
     parser.add_argument("--data.root", dest="root", type=Path, required=True, help="folder in MVTec AD layout")
     parser.add_argument("--data.category", dest="category", required=True, help="folder of the category in it")
+    held_out = parser.add_argument_group(
+        "split of the training images: give what the model was trained with; it decides which normal images it has not "
+        "seen, for thresholds found anew, and where the test images are all anomalous"
+    )
+    held_out.add_argument("--data.val_split_ratio", dest="val_split_ratio", type=float, default=SUPPRESS)
+    held_out.add_argument("--data.seed", dest="seed", type=int, default=SUPPRESS)
 
 
 def evaluate_parser() -> ArgumentParser:
@@ -43,9 +49,6 @@ def evaluate_parser() -> ArgumentParser:
         help="arguments of the model other than the trained ones, in YAML; thresholds are then calibrated anew, on the "
         "validation images",
     )  # fmt: skip
-    held_out = parser.add_argument_group("validation images, for --set: give what the model was trained with")
-    held_out.add_argument("--data.val_split_ratio", dest="val_split_ratio", type=float, default=SUPPRESS)
-    held_out.add_argument("--data.seed", dest="seed", type=int, default=SUPPRESS)
     parser.add_argument("--iterations", action="store_true", help="what each iteration of the model buys")
     parser.add_argument(
         "--exported", action="store_true",

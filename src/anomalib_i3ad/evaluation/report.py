@@ -1,5 +1,6 @@
 """``anomalib-i3ad report``: one HTML file that shows how a trained model does on its test images, and why."""
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -95,8 +96,29 @@ def _listed(names: Sequence[str]) -> str:
     return f": {', '.join(names)}" if names else ""
 
 
+def read_benchmark(path: Path) -> pd.DataFrame:
+    """Mean figures of each model and category, of the newest version, in ``results.csv`` of a benchmark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is another.
+    """
+    needed = {"model", "category", "milliseconds", "image_auroc"}
+    try:
+        rows = pd.read_csv(path)
+        missing = needed - set(rows)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        missing = needed
+    if missing:
+        msg = f"--benchmark {path}: not the results.csv of a benchmark: it has no {', '.join(sorted(missing))}"
+        raise ValueError(msg)
+    if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
+        rows = rows[rows["version"].isin(rows["version"].tail(1))]
+    return rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
+
+
 def write_report(
-    model: AnomalibModule, predictions: Sequence[ImageBatch], title: str, benchmark: Path | None, out: Path
+    model: AnomalibModule, predictions: Sequence[ImageBatch], title: str, benchmark: pd.DataFrame | None, out: Path
 ) -> None:
     """Write the page.
 
@@ -104,7 +126,7 @@ def write_report(
         model: Trained model.
         predictions: Its scored test images, with labels and masks.
         title: Heading.
-        benchmark: ``results.csv`` of ``anomalib-i3ad benchmark``, to set the model beside others; may be ``None``.
+        benchmark: Of :func:`read_benchmark`, to set the model beside others; may be ``None``.
         out: File to write.
     """
     versions = f"anomalib-i3ad {__version__}, anomalib {version('anomalib')}, torch {version('torch')}"
@@ -124,7 +146,7 @@ def write_report(
         ("false alarms", f"{accuracy.false_alarms} of {accuracy.normal}", "Normal images that do so, too."),
     )
     explained = [
-        (name, f"{figure:.3f}", text)
+        (name, "-" if math.isnan(figure) else f"{figure:.3f}", text)
         for (name, text), figure in zip(explanations.FIGURES.items(), figures, strict=True)
     ]
     page.table([dict(zip(("figure", "value", "meaning"), row, strict=True)) for row in (*counts, *explained)])
@@ -151,15 +173,12 @@ def write_report(
             page.paragraph(what)
         for item in items:
             page.picture(picture_of(model, item), caption_of(item, threshold))
-    if benchmark:
+    if benchmark is not None:
         page.heading("Beside other models")
         page.paragraph("Better is higher, faster is further left.")
-        rows = pd.read_csv(benchmark)
-        if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
-            rows = rows[rows["version"].isin(rows["version"].tail(1))]
-        rows = rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
-        names = (rows["model"] + " " + rows["category"]).tolist()
-        page.plots([plots.accuracy_against_latency(names, rows["milliseconds"].tolist(), rows["image_auroc"].tolist())])
+        names = (benchmark["model"] + " " + benchmark["category"]).tolist()
+        costs, accuracies = (benchmark[name].tolist() for name in ("milliseconds", "image_auroc"))
+        page.plots([plots.accuracy_against_latency(names, costs, accuracies)])
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page.render(), encoding="utf-8")
 
@@ -171,9 +190,10 @@ def main(arguments: list[str]) -> int:
     try:
         cls = model_class(parsed.model)
         model = load(cls, parsed.ckpt_path)
-        predictions = predict(make_trainer(), model, images_of(parsed.root, parsed.category))
+        benchmark = read_benchmark(parsed.benchmark) if parsed.benchmark else None
+        predictions = predict(make_trainer(), model, images_of(parsed))
         title = f"{cls.__name__} on {parsed.category}"
-        write_report(model.cpu(), predictions, title, parsed.benchmark, parsed.out)
+        write_report(model.cpu(), predictions, title, benchmark, parsed.out)
     except (OSError, ValueError) as error:
         parser.exit(2, f"anomalib-i3ad report: {error}\n")
     print(parsed.out)  # noqa: T201

@@ -1,5 +1,6 @@
 """A trained model and its images, as the command line names them."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from inspect import Parameter, signature
@@ -62,9 +63,10 @@ def make_trainer(**kwargs: Any) -> Trainer:
     return Trainer(logger=False, enable_checkpointing=False, devices=1, **kwargs)
 
 
-def images_of(root: Path, category: str, **split: Any) -> MVTec:
-    """Datamodule of the images, which no worker processes read; ``split`` is its ``val_split_ratio`` and ``seed``."""
-    return MVTec(root, category, eval_batch_size=8, num_workers=0, **split)
+def images_of(parsed: Namespace) -> MVTec:
+    """Datamodule of the images that a command names, which no worker processes read."""
+    split = {name: vars(parsed)[name] for name in ("val_split_ratio", "seed") if name in parsed}
+    return MVTec(parsed.root, parsed.category, eval_batch_size=8, num_workers=0, **split)
 
 
 def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:
