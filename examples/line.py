@@ -34,5 +34,5 @@ for path in arguments.images:
     iterations = "" if result.iterations is None else f"{result.iterations} iterations, "
     print(f"{path}: {verdict}, score {result.score:.3f}, {iterations}{result.milliseconds:.0f} ms")
     if result.label:
-        explained = picture(image, result, f"{path.parent.name}/{path.name}", arguments.threshold)
+        explained = picture(image, result, f"{path.parent.name}/{path.name}", inspector.image_threshold)
         write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)

@@ -4,9 +4,9 @@
     python examples/own_images.py                                      # the embedded fabric
 
 NORMAL and OTHERS are folders of images; a tenth of NORMAL is held out to find the thresholds on. Leaves under ``--out``
-the checkpoint and the OpenVINO model (``weights``), and a film strip of each of the others (``strips``): the image,
-what was found and the map it was found by, then for every iteration what was hidden, its reconstruction, and where the
-two differ.
+the run with its checkpoint (``FeatureI3AD``), the OpenVINO model (``weights``), and a film strip of each of the others
+(``strips``): the image, what was found and the map it was found by, then for every iteration what was hidden, its
+reconstruction, and where the two differ.
 """
 
 from argparse import ArgumentParser
@@ -15,9 +15,12 @@ from pathlib import Path
 from anomalib.data import Folder
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.visualization import FilmStripVisualizer
+
+LEAST = 10
 
 parser = ArgumentParser()
 parser.add_argument("normal", nargs="?", type=Path)
@@ -32,6 +35,11 @@ if normal is None:
     fabric = Textures()
     fabric.prepare_data()
     normal, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
+if others is not None and not others.exists():
+    parser.error(f"--others: there is no folder {others}")
+count = sum(path.suffix.lower() in IMG_EXTENSIONS for path in normal.rglob("*"))
+if count < LEAST:
+    parser.error(f"NORMAL: {normal} holds {count} images; it takes {LEAST}, a tenth of them to find the thresholds on")
 
 model = FeatureI3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(

@@ -117,12 +117,29 @@ def test_own_images_and_the_line_agree(texture_root: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "anomalous").glob("*.jpg"))) == len(anomalous)
 
 
-def test_others_alone_are_refused(tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "own_images.py", "--others", tmp_path, "--out", tmp_path / "own"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "--others: name a folder NORMAL" in done.stderr
-    assert not (tmp_path / "own").exists()
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (["--others", "few"], "--others: name a folder NORMAL"),
+        (["many", "--others", "absent"], "--others: there is no folder absent"),
+        (["few"], "NORMAL: few holds 9 images; it takes 10"),
+        (["absent"], "NORMAL: absent holds 0 images; it takes 10"),
+    ],
+)
+def test_own_images_refuses_before_it_trains(
+    folders: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for folder, count in (("few", 9), ("many", 10)):
+        (tmp_path / folder).mkdir()
+        for number in range(count):
+            (tmp_path / folder / f"{number}.png").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["own_images.py", *folders, "--out", "own"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / "own_images.py"))
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err
+    assert not Path("own").exists()
 
 
 def test_the_line_tells_no_iterations_of_a_model_that_has_none(tmp_path: Path) -> None:
