@@ -138,7 +138,7 @@ class TestInspector:
             changed = Inspector(exported, image_threshold=threshold, pixel_threshold=threshold).inspect(pixels)
             assert changed.label == above
             scores = usual.anomaly_map.astype(float) / (1 - usual.anomaly_map)
-            reaches = scores >= faded_peaks(scores) / 2
+            reaches = scores >= 0.6 * faded_peaks(scores)
             assert (changed.mask == (usual.anomaly_map > threshold) & reaches).all()
 
     def test_gray_is_rgb_of_equal_channels(self, exported: Path) -> None:

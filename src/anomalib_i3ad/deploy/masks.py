@@ -5,7 +5,7 @@ import numpy as np
 
 #: Maps are smooth: a strong defect lifts its surroundings above the threshold, too. A pixel must also reach this share
 #: of the peak; the peak is that of a block of so many pixels a side, and fades by this factor from block to block.
-SHARE, BLOCK, FADES = 0.5, 8, 0.8
+SHARE, BLOCK, FADES = 0.6, 8, 0.8
 #: Blocks by which the peaks are spread one after another: by 8 in all, with every factor as it should be.
 SPREADS = (1, 1, 2, 4)
 #: Least distance of a map from 1.
@@ -13,7 +13,7 @@ LEAST = 1e-7
 
 
 def mask_of(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """Pixels above a threshold that reach half of what the peaks around them leave there.
+    """Pixels above a threshold that reach 0.6 of what the peaks around them leave there.
 
     Args:
         anomaly_map: ``(h, w)`` in [0, 1), of normalised scores ``s / (s + t)``, where t is the calibrated threshold.
