@@ -109,7 +109,6 @@ def test_benchmark_writes_a_row_for_each_model(
     steps = {"max_train_steps": 3}
     small = {
         "anomalib_i3ad.FeatureI3AD": {"image_size": 96, "width": 4, "initial_grid": 2, "layers": ["blocks.2"], **steps},
-        "anomalib_i3ad.SsimAe": {"latent_dim": 8, **steps},
         "Padim": {"pre_trained": False, "layers": ["layer1", "layer2"]},
     }  # fmt: skip
     config = {

@@ -295,8 +295,14 @@ class TestBenchmark:
         assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 3
 
     def test_latencies_can_be_measured_again(
-        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path, capsys: pytest.CaptureFixture
+        self,
+        trained: tuple[I3AD, Path, Textures],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture,
     ) -> None:
+        timed = []
+        monkeypatch.setattr(jobs, "measure_cost", lambda *given: timed.append(given) or Cost(2.5, 1.5))
         _, checkpoint, datamodule = trained
         data = {"root": str(datamodule.root), "category": "fabric", "num_workers": 0}
         config = {
@@ -316,8 +322,11 @@ class TestBenchmark:
         assert benchmark.main(["--config", str(tmp_path / "one.yaml"), "--out", str(tmp_path), "--time-again"]) == 1
         rows = benchmark.read_rows(tmp_path / "results.csv")
         assert rows["key"].tolist() == [key_of(done), key_of(lost)]
-        assert 0 < rows["milliseconds"][0] < rows["milliseconds"][1] == 1e9
-        assert 0 < rows["megabytes"][0] < 10
+        assert rows["milliseconds"].tolist() == [2.5, 1e9]
+        assert rows["megabytes"].tolist() == [1.5, 0]
+        ((model, images),) = timed
+        assert model.post_processor.image_threshold == trained[0].post_processor.image_threshold
+        assert set(images) <= set((datamodule.root / "fabric" / "test").rglob("*.png"))
         assert rows["image_auroc"].tolist() == [0.5, 0.5]
         printed = capsys.readouterr().out.replace("\n", "")
         assert f"{key_of(lost)}/v1/{checkpoint.name} is no checkpoint" in printed

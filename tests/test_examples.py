@@ -1,10 +1,12 @@
 """The scripts of the examples folder, as people run them."""
 
+import logging
 import os
 import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -25,6 +27,21 @@ def run(script: str, *arguments: object) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """As :func:`run`, but in this process, which need not import torch and anomalib once more."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards, as the next
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+
+    def run_script(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_script
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
@@ -81,10 +98,10 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
-def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
+def test_choices_are_compared_with_the_base(run_here: Callable[..., str], tmp_path: Path) -> None:
     tried = ["width=4", "max_iterations=0", "max_iterations=4", "SHARE=0.0"]
     named = ["--textures", "fabric", "--seeds", 0, "--root", tmp_path]
-    printed = run("measure/choices.py", "I3AD", *named, "--steps", 2, "--only", *tried)
+    printed = run_here("measure/choices.py", "I3AD", *named, "--steps", 2, "--only", *tried)
     (table,) = tables_in(printed)
     assert [row[0] for row in table] == ["base", *tried]
     base, width, none, four, above = ([float(cell.split(" ")[0]) for cell in row[1:]] for row in table)
@@ -97,9 +114,9 @@ def test_choices_are_compared_with_the_base(tmp_path: Path) -> None:
         assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)
 
 
-def test_own_images_and_the_line_agree(texture_root: Path, tmp_path: Path) -> None:
+def test_own_images_and_the_line_agree(run_here: Callable[..., str], texture_root: Path, tmp_path: Path) -> None:
     fabric = next(texture_root.glob("*px*")) / "fabric"
-    trained = run(
+    trained = run_here(
         "own_images.py", fabric / "train" / "good", "--others", fabric / "test", "--out", tmp_path, "--steps", 2
     )
     judged = {path: (word, float(score)) for path, word, score in re.findall(VERDICT + " ", trained, re.MULTILINE)}
