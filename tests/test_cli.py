@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import anomalib.models
-import numpy as np
-import openvino as ov
 import pandas as pd
 import pytest
 import yaml
@@ -60,18 +58,11 @@ def test_short_names_in_any_order_then_predict_and_export(
     run_cli(monkeypatch, "test", "--data", "MVTec", *data, "--model", "I3AD", *TINY_MODEL, *checkpoint)
     defects = Path(data[1]) / "fabric" / "test" / "hole"
     run_cli(monkeypatch, "predict", "--model", "I3AD", *TINY_MODEL, "--data", str(defects), *checkpoint)
-    run_cli(
-        monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "openvino",
-        "--export_root", str(tmp_path / "exported"), *checkpoint,
-    )  # fmt: skip
     run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "torch", *checkpoint)
     assert (results / "weights" / "torch" / "model.pt").is_file()
     assert not (tmp_path / "results" / "weights").exists()
     told = [record.getMessage() for record in caplog.records]
     assert f"Exported model to {results.resolve() / 'weights' / 'torch' / 'model.pt'}" in told
-    xml = next((tmp_path / "exported").rglob("*.xml"))
-    result = ov.Core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
-    assert result["anomaly_map"].shape == (1, 1, 64, 64)
 
 
 def test_a_wrong_argument_ends_in_a_line(tmp_path: Path) -> None:
@@ -108,7 +99,7 @@ def test_benchmark_writes_a_row_for_each_model(
 ) -> None:
     steps = {"max_train_steps": 3}
     small = {
-        "anomalib_i3ad.FeatureI3AD": {"image_size": 96, "width": 4, "initial_grid": 2, "layers": ["blocks.2"], **steps},
+        "anomalib_i3ad.SsimAe": {"latent_dim": 8, **steps},
         "Padim": {"pre_trained": False, "layers": ["layer1", "layer2"]},
     }  # fmt: skip
     config = {
