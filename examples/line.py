@@ -18,7 +18,7 @@ from anomalib_i3ad.deploy.overlay import picture, write_picture
 parser = ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("images", nargs="+", type=Path)
-parser.add_argument("--threshold", type=float, help="score above which an image is anomalous; 0.5 is calibrated")
+parser.add_argument("--threshold", type=float, help="score above which an image is anomalous; default: the model's")
 parser.add_argument("--out", type=Path, default=Path("anomalous"))
 arguments = parser.parse_args()
 

@@ -39,6 +39,32 @@ def _is_broken(path: Path, changed: int) -> bool:
     return False
 
 
+def _named(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (" ..." if len(items) > 5 else "")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Images of a category and masks, in order; hidden files and folders are left alone.
+
+    Raises:
+        ValueError: If some lie in folders that nobody would look into.
+    """
+    every, misplaced = [], []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.suffix.lower() not in IMG_EXTENSIONS or any(part.startswith(".") for part in parts):
+            continue
+        if len(parts) == 3 and (parts[0] != "train" or parts[1] == "good"):
+            every.append(path)
+        elif parts[0] in {"train", "test"}:
+            misplaced.append(str(path))
+    if misplaced:
+        what = f"{len(misplaced)} images lie neither in train/good nor in test/<kind>"
+        msg = f"{what}: {_named(misplaced)}; move or remove them"
+        raise ValueError(msg)
+    return every
+
+
 class _Images(AnomalibDataset):
     """Images of one split, with masks of those that are anomalous."""
 
@@ -144,22 +170,7 @@ class MVTec(MVTecAD):
     def _setup(self, _stage: str | None = None) -> None:
         folder = self.root / self.category
         # where anomalib finds no test images it would silently take training ones instead
-        images = {path: path.relative_to(folder).parts for path in sorted(folder.rglob("*"))}
-        images = {
-            path: parts
-            for path, parts in images.items()
-            if path.suffix.lower() in IMG_EXTENSIONS and not any(part.startswith(".") for part in parts)
-        }
-        every = [path for path, parts in images.items() if len(parts) == 3]
-        misplaced = [
-            str(path)
-            for path, parts in images.items()
-            if parts[0] in {"train", "test"} and (len(parts) != 3 or (parts[0] == "train" and parts[1] != "good"))
-        ]
-        if misplaced:
-            named = ", ".join(misplaced[:5]) + (" ..." if len(misplaced) > 5 else "")
-            msg = f"{len(misplaced)} images lie neither in train/good nor in test/<kind>: {named}; move or remove them"
-            raise ValueError(msg)
+        every = _images_in(folder)
         train, test, truth = ([p for p in every if p.parts[-3] == split] for split in ("train", "test", "ground_truth"))
         for split, found in (("train", train), ("test", test)):
             if not found:
@@ -169,8 +180,8 @@ class MVTec(MVTecAD):
         anomalous = {path: (path.parts[-2], path.stem) for path in test if path.parts[-2] != "good"}
         missing = [f"{kind}/{stem}_mask.png" for kind, stem in anomalous.values() if (kind, stem) not in by_name]
         if missing:
-            named = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-            msg = f"{folder / 'ground_truth'} lacks masks of {len(missing)} anomalous test images: {named}"
+            what = f"lacks masks of {len(missing)} anomalous test images"
+            msg = f"{folder / 'ground_truth'} {what}: {_named(missing)}"
             raise ValueError(msg)
         masks = {path: by_name[name] for path, name in anomalous.items()}
         read = [*train, *test, *masks.values()]

@@ -21,7 +21,7 @@ from .graph import (
     thresholds_of,
     with_details,
     with_image_input,
-)  # fmt: skip
+)
 from .masks import mask_of
 
 logger = logging.getLogger(__name__)

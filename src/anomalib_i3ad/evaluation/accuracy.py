@@ -37,11 +37,13 @@ class Accuracy(NamedTuple):
     false_alarms: int
     normal: int
 
+    def figures(self) -> list[str]:
+        """Texts of all but the counts."""
+        return ["-" if math.isnan(figure) else f"{figure:.3f}" for figure in self[: self._fields.index("found")]]
+
     def cells(self) -> list[str]:
         """Text of a row in a table with :data:`COLUMNS`."""
-        figures = (self.image_auroc, self.pixel_auroc, self.au_pro, self.image_f1, self.pixel_f1)
-        counts = (f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}")
-        return [*("-" if math.isnan(figure) else f"{figure:.3f}" for figure in figures), *counts]
+        return [*self.figures(), f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}"]
 
 
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:

@@ -1,6 +1,5 @@
 """``anomalib-i3ad report``: one HTML file that shows how a trained model does on its test images, and why."""
 
-import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -140,14 +139,13 @@ def write_report(
         "first, and for each what the model found and why."
     )
     page.paragraph(about)
-    figures = (accuracy.image_auroc, accuracy.pixel_auroc, accuracy.au_pro, accuracy.image_f1, accuracy.pixel_f1)
     counts = (
         ("found", f"{accuracy.found} of {accuracy.anomalous}", "Anomalous images that score above the threshold."),
         ("false alarms", f"{accuracy.false_alarms} of {accuracy.normal}", "Normal images that do so, too."),
     )
     explained = [
-        (name, "-" if math.isnan(figure) else f"{figure:.3f}", text)
-        for (name, text), figure in zip(explanations.FIGURES.items(), figures, strict=True)
+        (name, figure, text)
+        for (name, text), figure in zip(explanations.FIGURES.items(), accuracy.figures(), strict=True)
     ]
     page.table([dict(zip(("figure", "value", "meaning"), row, strict=True)) for row in (*counts, *explained)])
     page.heading("The scores")

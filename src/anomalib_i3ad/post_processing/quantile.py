@@ -176,9 +176,9 @@ class QuantilePostProcessor(PostProcessor):
         del pl_module
         # once: pixels are many, and gathered from every process
         scores = _pooled(self._scores, trainer)
-        # anomalib's buffers: its properties read them, and they are in its checkpoints
         limit = _beyond(scores, self.image_quantile)
         found = _quantile(scores, self.image_quantile)
+        # anomalib's buffers: its properties read them, and they are in its checkpoints
         calibrated = [(self._image_threshold, self.image_min, scores, limit or found)]
         if self._maps:
             maps = _pooled(self._maps, trainer)
