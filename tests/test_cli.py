@@ -6,14 +6,18 @@ import sys
 from pathlib import Path
 
 import anomalib.models
+import numpy as np
+import openvino as ov
 import pandas as pd
 import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
-from anomalib.models import get_model
+from anomalib.models import AnomalibModule, get_model
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli, register
 from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.evaluation import jobs
+from anomalib_i3ad.evaluation.cost import Cost
 
 TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
 TINY = {
@@ -58,11 +62,18 @@ def test_short_names_in_any_order_then_predict_and_export(
     run_cli(monkeypatch, "test", "--data", "MVTec", *data, "--model", "I3AD", *TINY_MODEL, *checkpoint)
     defects = Path(data[1]) / "fabric" / "test" / "hole"
     run_cli(monkeypatch, "predict", "--model", "I3AD", *TINY_MODEL, "--data", str(defects), *checkpoint)
+    run_cli(
+        monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "openvino",
+        "--export_root", str(tmp_path / "exported"), *checkpoint,
+    )  # fmt: skip
     run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "torch", *checkpoint)
     assert (results / "weights" / "torch" / "model.pt").is_file()
     assert not (tmp_path / "results" / "weights").exists()
     told = [record.getMessage() for record in caplog.records]
     assert f"Exported model to {results.resolve() / 'weights' / 'torch' / 'model.pt'}" in told
+    xml = next((tmp_path / "exported").rglob("*.xml"))
+    result = ov.Core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
+    assert result["anomaly_map"].shape == (1, 1, 64, 64)
 
 
 def test_a_wrong_argument_ends_in_a_line(tmp_path: Path) -> None:
@@ -97,9 +108,23 @@ def test_no_such_folder_ends_in_a_line_and_what_nobody_foresaw_in_a_traceback(
 def test_benchmark_writes_a_row_for_each_model(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    measure, timed = jobs.measure_cost, []
+
+    def cost(model: AnomalibModule, images: list[Path]) -> Cost:
+        """Exports are slow, and each model's is tested with it: one of ours and one of anomalib's are timed here."""
+        timed.append(type(model).__name__)
+        return measure(model, images) if isinstance(model, SsimAe | anomalib.models.Padim) else Cost(1.0, 1.0)
+
+    monkeypatch.setattr(jobs, "measure_cost", cost)
     steps = {"max_train_steps": 3}
     small = {
+        "anomalib_i3ad.I3AD": {
+            "image_size": 64, "width": 4, "score_residual": "l2", **steps
+        },
+        "anomalib_i3ad.FeatureI3AD": {"image_size": 96, "width": 4, "initial_grid": 2, "layers": ["blocks.2"], **steps},
         "anomalib_i3ad.SsimAe": {"latent_dim": 8, **steps},
+        "anomalib_i3ad.Riad": {"image_size": 64, "width": 4, **steps},
+        "anomalib_i3ad.AnoGan": {"image_size": 64, "patch_size": 32, "width": 4, "latent_dim": 8, **steps},
         "Padim": {"pre_trained": False, "layers": ["layer1", "layer2"]},
     }  # fmt: skip
     config = {
@@ -120,7 +145,7 @@ def test_benchmark_writes_a_row_for_each_model(
         run_cli(monkeypatch, "benchmark", "--config", str(tmp_path / "benchmark.yaml"))
     assert stopped.value.code == 0
     table = pd.read_csv(tmp_path / "runs" / "benchmark" / "benchmark" / "results.csv")
-    assert table["model"].tolist() == [path.rsplit(".", 1)[-1] for path in small]
+    assert table["model"].tolist() == timed == [path.rsplit(".", 1)[-1] for path in small]
     for column in ("image_auroc", "image_f1", "pixel_auroc", "au_pro", "pixel_f1"):
         assert table[column].between(0, 1).all()
     assert (table["milliseconds"] > 0).all()
