@@ -3,11 +3,14 @@
 import os
 from pathlib import Path
 
+import openvino as ov
 import pytest
 import torch
 from filelock import FileLock
 
 from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad.deploy.graph import fix_size, read_model, save_model
+from anomalib_i3ad.export import to_openvino
 from model_tester import make_engine
 
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
@@ -64,13 +67,32 @@ def untrained() -> I3AD:
 
 
 @pytest.fixture(scope="session")
-def exported(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its OpenVINO file; processes that run tests side by side share one, since exports are slow."""
+def traced(untrained: I3AD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its graph before an export goes on with it; processes that run tests side by side share one: tracing is slow."""
     own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    path = folder / "exported" / "weights" / "openvino" / "model.xml"
-    with FileLock(folder / "exported.lock"):
-        return path if path.exists() else untrained.to_openvino(folder / "exported")
+    path = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "traced" / "model.xml"
+    with FileLock(path.parent.with_suffix(".lock")):
+        if not path.exists():
+            save_model(to_openvino.convert(untrained, None, {}, {}), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(untrained: I3AD, traced: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its OpenVINO file."""
+    with pytest.MonkeyPatch.context() as patch:
+        take_traced(patch, traced)
+        return untrained.to_openvino(tmp_path_factory.mktemp("exported"))
+
+
+def take_traced(patch: pytest.MonkeyPatch, traced: Path) -> None:
+    """Let exports of the untrained model, and of checkpoints of it, start from its graph."""
+
+    def convert(_module: I3AD, input_size: tuple[int, int] | None, *_kwargs: dict) -> ov.Model:
+        model = read_model(traced)
+        return fix_size(model, input_size) if input_size else model
+
+    patch.setattr(to_openvino, "convert", convert)
 
 
 @pytest.fixture(scope="session")

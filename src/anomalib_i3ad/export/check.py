@@ -14,7 +14,7 @@ import torch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
-from anomalib_i3ad.deploy.graph import FP32, takes_bytes, with_details
+from anomalib_i3ad.deploy.graph import FP32, with_details
 from anomalib_i3ad.post_processing import QUANTILES
 
 from .images import flat_images
@@ -44,13 +44,10 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
         ValueError: If a result of the graph is not finite.
     """
     compiled = ov.Core().compile_model(with_details(model.clone()), "CPU", FP32)
-    as_bytes = takes_bytes(model)
     score = anomaly_map = mask = 0.0
     labels, iterations = 0, list[float]()
     for image in [*images, *flat_images(images[0])]:
-        stored = (255 * image).round()
-        given = stored.permute(0, 2, 3, 1).byte() if as_bytes else image
-        result = compiled(given.numpy())
+        result = compiled(image.numpy())
         for name in ("pred_score", "anomaly_map"):
             if not np.isfinite(result[name]).all():
                 msg = (
@@ -59,7 +56,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
                 )
                 raise ValueError(msg)
         with torch.no_grad():
-            expected = module(stored / 255 if as_bytes else image)
+            expected = module(image)
         score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
         anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
         mask = max(mask, float((result["pred_mask"] != expected.pred_mask.numpy()).mean()))

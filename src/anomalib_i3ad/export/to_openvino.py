@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import nncf
 import openvino as ov
 import torch
 from anomalib.data import AnomalibDataModule
@@ -120,10 +121,6 @@ def export(
     datamodule: AnomalibDataModule | None = None,
     onnx_kwargs: dict[str, Any] | None = None,
     ov_kwargs: dict[str, Any] | None = None,
-    *,
-    image_input: bool = False,
-    unroll: bool = False,
-    model_server: bool = False,
 ) -> Path:
     """Export, check, and write the graph with a report beside it.
 
@@ -137,9 +134,6 @@ def export(
         datamodule: Its normal training images calibrate INT8, and are those on which graph and model are compared.
         onnx_kwargs: Passed to :func:`torch.onnx.export`.
         ov_kwargs: Passed to :func:`openvino.convert_model`.
-        image_input: Take ``(N, H, W, 3)`` RGB bytes instead of ``(N, 3, H, W)`` in [0, 1].
-        unroll: Write loops out, for devices that cannot run one; no image stops early then.
-        model_server: Write ``<model_file_name>/1/model.xml``, which OpenVINO Model Server serves as it is.
 
     Returns:
         The ``.xml`` file.
@@ -175,15 +169,10 @@ def export(
         images = training_images(datamodule, CALIBRATION_IMAGES, input_size or network_size)
         model, quantized = quantize(model, [image.numpy() for image in images])
     elif compression_type == CompressionType.INT8:
-        import nncf  # noqa: PLC0415  # takes seconds to import, and only this needs it
-
         model = nncf.compress_weights(model)
-    half = compression_type == CompressionType.FP16
-    model = graphs.in_form(on_demand(model), unrolled=unroll, image_input=image_input, half=half)
-    model = store_small(model)
+    model = store_small(graphs.in_form(on_demand(model), half=compression_type == CompressionType.FP16))
     agreement = compare(module, model, compared)
-    path = folder / f"{model_file_name}.xml"
-    path = graphs.save_model(model, graphs.served_path(path) if model_server else path)
+    path = graphs.save_model(model, folder / f"{model_file_name}.xml")
     report = describe(module, path, compression_type, quantized) | agreement
     write_report(report, path.with_suffix(".json"))
     return path

@@ -51,26 +51,24 @@ class ExportMixin(Base):
         max_drop: float = 0.01,
         ov_kwargs: dict[str, Any] | None = None,
         onnx_kwargs: dict[str, Any] | None = None,
-        **forms: bool,
     ) -> Path:
         """Export to OpenVINO, with a report beside the files; arguments as anomalib's.
 
         The graph is compared with the model before anything is written. ``INT8_PTQ`` quantises the networks inside
-        loops, too, by normal training images of ``datamodule``.
+        loops, too, by normal training images of ``datamodule``. ``anomalib-i3ad convert`` gives the file other forms.
 
         Args:
             export_root: Files are written to ``weights/openvino`` below it. If none is named, ``Engine.export`` and
                 the command take the folder of the checkpoint's run.
             model_file_name: Name of the files.
             input_size: Height and width in pixels the graph takes; any if ``None``.
-            compression_type: See :func:`anomalib_i3ad.export.export`, as for ``forms``.
+            compression_type: See :func:`anomalib_i3ad.export.export`.
             datamodule: Its training images; by default that of the last run.
             metric: Not used.
             task: Not used.
             max_drop: Not used.
             ov_kwargs: Passed to :func:`openvino.convert_model`.
             onnx_kwargs: Passed to :func:`torch.onnx.export`.
-            **forms: ``image_input``, ``unroll``, ``model_server``.
         """
         from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
 
@@ -80,5 +78,5 @@ class ExportMixin(Base):
         folder = Path(export_root) / "weights" / "openvino"
         with on_cpu(self):
             return export(
-                self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs, **forms
+                self, folder, model_file_name, input_size, compression_type, datamodule, onnx_kwargs, ov_kwargs
             )
