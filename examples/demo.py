@@ -37,6 +37,7 @@ def main() -> None:
 
     # from here on OpenVINO, OpenCV and NumPy alone, as on the machine at the line
     inspector = Inspector(xml)
+    thresholds = inspector.image_threshold, inspector.pixel_threshold
     shown = {}
     with (folder / "predictions.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -46,7 +47,7 @@ def main() -> None:
             result = inspector.inspect(image)
             rows.writerow([path, f"{result.score:.4f}", result.label])
             name = f"{path.parent.name}/{path.name}"
-            shown.setdefault(path.parent.name, picture(image, result, name, inspector.image_threshold, height=256))
+            shown.setdefault(path.parent.name, picture(image, result, name, *thresholds, height=256))
     pictures = [shown[kind] for kind in SHOWN]
     look = np.vstack([np.hstack(pictures[at : at + 2]) for at in range(0, len(pictures), 2)])
     cv2.imwrite(str(folder / "demo.png"), look)

@@ -34,5 +34,6 @@ for path in arguments.images:
     iterations = "" if result.iterations is None else f"{result.iterations} iterations, "
     print(f"{path}: {verdict}, score {result.score:.3f}, {iterations}{result.milliseconds:.0f} ms")
     if result.label:
-        explained = picture(image, result, f"{path.parent.name}/{path.name}", inspector.image_threshold)
-        write_picture(arguments.out / f"{path.parent.name}_{path.stem}.jpg", explained)
+        thresholds = inspector.image_threshold, inspector.pixel_threshold
+        explained = picture(image, result, f"{path.parent.name}/{path.name}", *thresholds)
+        write_picture(arguments.out / f"{path.parent.name}_{path.name}.jpg", explained)

@@ -198,6 +198,23 @@ class TestInspector:
         with pytest.raises(ValueError, match=r"image_threshold 2 must lie in \[0, 1\]"):
             Inspector(exported, image_threshold=2)
 
+    @pytest.mark.parametrize("device", ["GPU", "GPU.1", "AUTO:GPU,CPU", "BATCH:GPU"])
+    def test_of_two_gpus_either_is_taken(self, exported: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        class Core(ov.Core):
+            available_devices = ["CPU", "GPU.0", "GPU.1"]
+
+            def compile_model(self, model: ov.Model, name: str, config: dict) -> ov.CompiledModel:
+                asked.append(name)
+                return super().compile_model(model, "CPU", config)
+
+        monkeypatch.setattr(ov, "Core", Core)
+        Inspector(exported, device=device)
+        assert asked == [device]
+        with pytest.raises(ModelError, match=r"device NPU: not on this machine, which has CPU, GPU\.0, GPU\.1"):
+            Inspector(exported, device="NPU")
+
     def test_cache_that_cannot_be_written_is_done_without(
         self, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -492,10 +509,10 @@ class TestPictures:
     ) -> None:
         image = np.full((*size, 3), 128, np.uint8)
         result = Inspector(exported).inspect(image)
-        shape = picture(image, result, "name", 0.5).shape
+        shape = picture(image, result, "name", 0.5, 0.5).shape
         height, width = LINE + panel[0] + self.BELOW, panel[1] + GAP
         assert shape == (self.HEAD + rows * height, columns * width + GAP, 3)
-        half = picture(image, result, "name", 0.5, height=256)
+        half = picture(image, result, "name", 0.5, 0.5, height=256)
         assert half.shape[0] <= self.HEAD + rows * (LINE + 256 + self.BELOW)
 
     def test_say_what_they_show(self, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,10 +535,10 @@ class TestPictures:
         second = np.s_[GAP + 512 + GAP : GAP + 2 * (512 + GAP)]
         assert (picture(image, bare, "", 0.5, 0.75)[3 * LINE :] == np.delete(shown[3 * LINE :], second, 1)).all()
         drawn.clear()
-        picture(image, result._replace(label=False), "", 0.5)
+        picture(image, result._replace(label=False), "", 0.5, 0.5)
         assert "normal: score 0.512346, threshold 0.5" in drawn
         drawn.clear()
-        picture(image[:, :2], result, "folder/" * 40 + "0001.png", 0.5)
+        picture(image[:, :2], result, "folder/" * 40 + "0001.png", 0.5, 0.5)
         (name,) = [text for text in drawn if text.endswith("/0001.png")]
         assert name.startswith("...")
         assert cv2.getTextSize(name, FONT, SCALE, 1)[0][0] <= 3 * (LEAST + GAP)
@@ -531,7 +548,7 @@ class TestPictures:
         anomaly_map = np.full((64, 64), 0.25, np.float32)
         anomaly_map[:32] = 0.75
         result = Inspector(exported).inspect(image)._replace(anomaly_map=anomaly_map, mask=anomaly_map > 0.5)
-        shown, left = picture(image, result, "", 0.5), GAP + 2 * (512 + GAP)
+        shown, left = picture(image, result, "", 0.5, 0.5), GAP + 2 * (512 + GAP)
         scale = shown[3 * LINE + 512 + GAP + BAR // 2, left : left + 512].astype(int)
         for row, value in ((100, 0.75), (400, 0.25)):
             np.testing.assert_allclose(shown[3 * LINE + row, left + 256], scale[round(511 * value)], atol=3)
@@ -544,7 +561,7 @@ class TestPictures:
         mask = np.zeros((64, 64), bool)
         mask[20:22, 30:32] = True  # 16 pixels of the panel
         result = Inspector(exported).inspect(image)._replace(mask=mask)
-        panel = picture(image, result, "", 0.5)[3 * LINE : 3 * LINE + 512, GAP : GAP + 512]
+        panel = picture(image, result, "", 0.5, 0.5)[3 * LINE : 3 * LINE + 512, GAP : GAP + 512]
         assert (panel[160:176, 240:256] == 128).all()
         assert (panel[168, 230:240] == OUTLINE).all(axis=1).any()
 

@@ -246,8 +246,8 @@ class TestBenchmark:
     def row(job: dict) -> dict:
         return {
             "key": key_of(job), "model": job["model"]["class_path"], "fit_seconds": 1, "commit": "0123456",
-            "version": "0.1", "note": "",
-            **dict.fromkeys(["category", "seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1"], 0.5),
+            "version": "0.1", "note": "", "category": "01",
+            **dict.fromkeys(["seed", "image_auroc", "pixel_auroc", "au_pro", "image_f1"], 0.5),
             **dict.fromkeys(["false_alarms", "milliseconds"], 1),
         }  # fmt: skip
 
@@ -351,8 +351,19 @@ class TestBenchmark:
         assert "done before" not in printed
         rows = benchmark.read_rows(results)
         assert rows["version"].tolist() == ["", *["0.1"] * 12]
+        assert set(rows["category"]) == {"01"}  # not the number 1
         assert rows["commit"][0] == "0000001"
         assert rows["key"].is_unique
+
+    def test_leaves_the_results_of_something_else(
+        self, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        (tmp_path / "results.csv").write_text("image,score\n1.png,0.5\n")
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(["--config", str(config), "--out", str(tmp_path)])
+        assert stopped.value.code == 2
+        assert f"{tmp_path / 'results.csv'}: not the results of a benchmark" in capsys.readouterr().err
+        assert (tmp_path / "results.csv").read_text() == "image,score\n1.png,0.5\n"
 
     def test_an_unknown_model_does_not_stop_the_others(
         self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -617,7 +628,7 @@ class TestReport:
         engine.fit(model, datamodule=textures)
         predictions = predict(engine, model, textures)
         rows = {"version": ["0.9.0", "0.10.0", "0.10.0"], "milliseconds": [9, 1, 3], "image_auroc": [0.1, 0.5, 0.75]}
-        pd.DataFrame({"model": "A", "category": "x", **rows}).to_csv(tmp_path / "results.csv")
+        pd.DataFrame({"model": "A", "category": "01", **rows}).to_csv(tmp_path / "results.csv")
         shown, plot = [], report.plots.accuracy_against_latency
         monkeypatch.setattr(
             report.plots, "accuracy_against_latency", lambda *given: shown.append(given) or plot(*given)
@@ -627,7 +638,7 @@ class TestReport:
         text = (tmp_path / "page.html").read_text()
         assert "The iteration" not in text
         assert "Beside other models" in text
-        assert shown == [(["A x"], [2.0], [0.625])]  # of the newest version alone
+        assert shown == [(["A 01"], [2.0], [0.625])]  # of the newest version alone
         assert "<figcaption>good/" in text
         assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4

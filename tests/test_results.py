@@ -348,6 +348,13 @@ def test_only_one_process_writes(exported: Path, source: Path, tmp_path: Path, c
     assert command_line.main(arguments) == 0
 
 
+def test_two_formats_do_not_mix(exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert command_line.main(command(exported, source, tmp_path / "out")) == 0
+    assert command_line.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 2
+    assert "its results are of format csv, not jsonl: give another --out" in capfd.readouterr().err
+    assert not (tmp_path / "out" / "results.jsonl").exists()
+
+
 def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -> None:
     (source / "broken.bmp").write_bytes(BROKEN)
     assert command_line.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 1

@@ -76,6 +76,10 @@ class TestStrip:
             np.testing.assert_allclose(tile[: TILE // 2], np.broadcast_to(colour, (TILE // 2, TILE, 3)), atol=0.005)
             np.testing.assert_array_equal(tile[TILE // 2 :], 1)
 
+    def test_a_thin_image_has_a_pixel_of_height(self) -> None:
+        strip = draw_film_strip(torch.full((1, 3, 2, 2000), 0.2), [], 0.1, "x")
+        np.testing.assert_allclose(tile_of(strip, 0, 0)[0], 0.2, atol=0.005)
+
     def test_one_residual_has_one_colour_in_every_strip(self) -> None:
         def strip(top: float) -> np.ndarray:
             residual = torch.full((1, 1, 20, 20), 0.2)
@@ -107,6 +111,17 @@ class TestStrip:
         np.testing.assert_allclose(scale[[0, -1]], COLOURS([0.0, 1.0])[:, :3], atol=0.003)
         np.testing.assert_allclose(scale[TILE // 2], 1, atol=0.01)  # the mark
         np.testing.assert_allclose(scale[TILE // 4], COLOURS(0.25)[:3], atol=0.01)
+
+    def test_the_threshold_is_that_of_the_sensitivity(self, untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(untrained.post_processor, "pixel_sensitivity", 0.25)
+        item = ImageItem(image=make_images(1, 64, 64)[0], anomaly_map=torch.zeros(64, 64), pred_mask=torch.ones(64, 64))
+        written = []
+        monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _place, line, *_how: written.append(line))
+        strip = film_strip_of(untrained, item, "x")
+        assert {"0.75: threshold", "found: map above 0.75, at peaks"} <= set(written)
+        scale = np.asarray(strip)[top_of(3, "x") + GAP + BAR // 2, GAP : GAP + TILE] / 255
+        np.testing.assert_allclose(scale[3 * TILE // 4], 1, atol=0.01)
+        np.testing.assert_allclose(scale[TILE // 2], COLOURS(0.5)[:3], atol=0.01)
 
     def test_the_map_is_the_one_that_was_scored(self, untrained: I3AD, monkeypatch: pytest.MonkeyPatch) -> None:
         anomaly_map = torch.full((64, 64), 0.3)
@@ -151,6 +166,10 @@ class TestStrip:
             pred_label=torch.tensor(bool(found)), gt_label=None if true is None else torch.tensor(true),
         )  # fmt: skip
         assert caption_of(item, 0.4) == f"scratch/003.png: {said}"
+
+    def test_captions_without_labels_tell_the_score(self) -> None:
+        item = ImageItem(image=torch.zeros(3, 8, 8), image_path="/data/nut/1.png", pred_score=torch.tensor(7.5))
+        assert caption_of(item, 0.4) == "nut/1.png: score 7.500"
 
     def test_long_captions_are_not_cut(self) -> None:
         def strip(caption: str) -> Image.Image:

@@ -11,6 +11,7 @@ early here, their worst case; FeatureI3AD-stops ends after the initial inpaintin
 installed.
 """
 
+import csv
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -303,8 +304,8 @@ def main() -> None:
             print("\n".join(rows), flush=True)
             lines += rows
     if arguments.csv:
-        cells = (line.strip("| ").split(" | ") for line in lines)
-        arguments.csv.write_text("".join(",".join(of_line) + "\n" for of_line in cells), encoding="utf-8")
+        with arguments.csv.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(line.strip("| ").split(" | ") for line in lines)
 
 
 if __name__ == "__main__":

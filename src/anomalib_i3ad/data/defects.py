@@ -9,7 +9,6 @@ from .fabric import smooth_noise
 
 Drawn = tuple[np.ndarray, np.ndarray]
 SOFT_EDGE = 0.8  # pixels
-FINER = 4  # a crack is drawn at this multiple of the picture's size, since it is thinner than its pixels
 
 
 def _blob(size: int, radius: float, rng: np.random.Generator) -> np.ndarray:
@@ -61,25 +60,6 @@ def foreign_texture(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
     noise = np.stack([smooth_noise(picture.shape[:2], 3, rng)] * 3, axis=-1)
     other = np.clip(picture.mean(axis=(0, 1)) * (1 + 0.4 * noise), 0, 1)
     return _blend(picture, other, _blob(len(picture), len(picture) * rng.uniform(0.1, 0.15), rng))
-
-
-def crack(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
-    """A dark crack that wanders over a part of the picture, about a hundredth of its side wide.
-
-    Not among :data:`DEFECTS`, so that figures measured on the embedded textures stay comparable.
-    """
-    side = FINER * len(picture)
-    line = np.zeros((side, side), np.uint8)
-    point, angle = rng.uniform(0.2, 0.8, 2) * side, rng.uniform(0, 2 * np.pi)
-    width = max(1, round(side * rng.uniform(0.006, 0.012)))
-    for _ in range(rng.integers(4, 14)):
-        angle += rng.normal(0, 0.35)
-        end = point + side / 32 * np.array([np.cos(angle), np.sin(angle)])
-        cv2.line(line, point.astype(int).tolist(), end.astype(int).tolist(), 1, width)
-        point = end
-    covered = cv2.resize(line.astype(np.float64), (len(picture),) * 2, interpolation=cv2.INTER_AREA)
-    weight = covered[..., None]
-    return (1 - weight) * picture + weight * picture.mean() / 4, covered > 0.25
 
 
 #: Defects of any texture, by the name of their folder.

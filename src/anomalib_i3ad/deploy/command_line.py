@@ -22,8 +22,6 @@ from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
 #: Exit codes beside 0: some images or folders could not be inspected; the run could not start, or could not write.
 SOME_FAILED, CANNOT = 1, 2
-#: Threads that decode, each of which may hold a large image.
-MOST_DECODERS = 4
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -31,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anomalib-i3ad inspect",
         description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
-        "changed is inspected. Another model, threshold or source needs another --out, or --again.",
+        "changed is inspected. Another model, threshold, source or format needs another --out, or --again.",
         epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, 2 the run cannot start or write, "
         "128 + n ended by signal n.",
     )
@@ -97,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "threshold": inspector.image_threshold,
             "pixel_threshold": inspector.pixel_threshold,
             "source": identity_of(chosen.source),
+            "format": chosen.format,
         }
         pictures, passed = chosen.out / PICTURES, Counter[str]()
         with (
@@ -104,8 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             closing(Results(chosen.out / f"results.{chosen.format}")) as results,
         ):
             frames = frames_of(chosen.source, results.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
-            decoders = min(MOST_DECODERS, os.cpu_count() or 1)
-            progress = run(inspector, frames, results, pictures, stop, decoders=decoders)
+            progress = run(inspector, frames, results, pictures, stop)
             progress.close(passed)
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         say(f"anomalib-i3ad inspect: {error}")

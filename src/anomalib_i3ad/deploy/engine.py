@@ -118,8 +118,8 @@ class Inspector:
         self.pixel_threshold = pixel if pixel_threshold is None else pixel_threshold
         # GPUs would halve the precision, and scores would differ from those of the thresholds
         config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
-        family = re.split("[.:]", device)[0]
-        if device not in core.available_devices and family not in {"AUTO", "MULTI", "HETERO", *core.available_devices}:
+        known = {name.partition(".")[0] for name in core.available_devices}  # of two GPUs GPU.0 and GPU.1 are listed
+        if re.split("[.:]", device)[0] not in known | {"AUTO", "MULTI", "HETERO", "BATCH"}:
             msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
             raise ModelError(msg)
         try:

@@ -61,7 +61,7 @@ def picture(
     result: Inspection,
     name: str,
     threshold: float,
-    pixel_threshold: float = 0.5,
+    pixel_threshold: float,
     height: int = HEIGHT,
 ) -> np.ndarray:
     """Image with the defect outlined, what the model drew in its place where it has that, and the map.

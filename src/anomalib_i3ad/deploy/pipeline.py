@@ -1,6 +1,7 @@
 """Inspection of many images: decoding, inference and writing at the same time, whatever is wrong with some of them."""
 
 import logging
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +22,8 @@ from .results import FIELDS, Results
 from .sources import Frame, Frames
 
 logger = logging.getLogger(__name__)
+#: Threads that decode, each of which may hold a large image.
+MOST_DECODERS = 4
 
 
 class Outcome(NamedTuple):
@@ -119,16 +122,7 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
     return error
 
 
-def run(
-    inspector: Inspector,
-    frames: Frames,
-    results: Results,
-    pictures: Path,
-    stop: Event,
-    *,
-    decoders: int = 2,
-    total: int | None = None,
-) -> Progress:
+def run(inspector: Inspector, frames: Frames, results: Results, pictures: Path, stop: Event) -> Progress:
     """Inspect all frames; a row for each, and a picture of each that is anomalous.
 
     Whatever is wrong with an image becomes its row. Rows are written as images are done, in the order of the frames.
@@ -139,8 +133,6 @@ def run(
         results: Where rows go.
         pictures: Folder for pictures.
         stop: When set, no new image is begun; those under way get their rows.
-        decoders: Threads that decode.
-        total: Number of images for the display.
 
     Returns:
         The figures of the run, and its errors.
@@ -152,7 +144,7 @@ def run(
                 return
             yield frame
 
-    progress = Progress(total)
+    progress, decoders = Progress(), min(MOST_DECODERS, os.cpu_count() or 1)
     writing: deque[tuple[Outcome, Future[str]]] = deque()
 
     def written() -> None:

@@ -28,14 +28,9 @@ def say(text: str, end: str = "\n") -> None:
 
 
 class Progress:
-    """Counts, speed and latencies of a run, shown on standard error.
+    """Counts, speed and latencies of a run, shown on standard error."""
 
-    Args:
-        total: How many images there are, if that is known.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self.total = total
+    def __init__(self) -> None:
         self.images = self.anomalous = self.dropped = 0
         self.errors: list[str] = []
         self.failed = 0
@@ -64,9 +59,8 @@ class Progress:
 
     def __str__(self) -> str:
         """One line of figures."""
-        of = "" if self.total is None else f"/{self.total}"
         speed = self.images / max(time.perf_counter() - self._started, 1e-9)
-        line = f"{self.images}{of} images, {self.anomalous} anomalous, {self.failed} errors, {speed:.1f} images/s"
+        line = f"{self.images} images, {self.anomalous} anomalous, {self.failed} errors, {speed:.1f} images/s"
         if self.dropped:
             line += f", {self.dropped} dropped"
         if self._latencies:

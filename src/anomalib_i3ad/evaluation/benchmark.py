@@ -19,7 +19,7 @@ from .parsers import benchmark_parser
 
 logger = logging.getLogger(__name__)
 #: Columns of text that may be empty, or look like a number.
-TEXT = ["commit", "version", "checkpoint", "note"]
+TEXT = ["model", "category", "commit", "version", "checkpoint", "note"]
 SHOWN = [
     "model",
     "category",
@@ -37,8 +37,15 @@ SHOWN = [
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """Rows of earlier runs; none if there is no such file. Columns that older rows lack are there, and empty."""
+    """Rows of earlier runs; none if there is no such file. Columns that older rows lack are there, and empty.
+
+    Raises:
+        ValueError: If the file is another.
+    """
     rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) if path.exists() else pd.DataFrame(columns=["key"])
+    if "key" not in rows:
+        msg = f"{path}: not the results of a benchmark; name another --out"
+        raise ValueError(msg)
     return rows.assign(**{name: rows[name].fillna("") if name in rows else "" for name in TEXT})
 
 

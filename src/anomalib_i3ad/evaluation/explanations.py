@@ -19,8 +19,8 @@ ITERATION = (
     "left, or when what is suspect no longer shrinks."
 )
 _MAP = (
-    "anomaly map: how anomalous each place is. The scale is the same in all pictures. Its middle, 0.5, is the "
-    "threshold of pixels: what is brighter is outlined as found, unless it merely surrounds a peak."
+    "anomaly map: how anomalous each place is. The scale is the same in all pictures. On it the threshold of pixels is "
+    "marked: what is brighter is outlined as found, unless it merely surrounds a peak."
 )
 RESULT = (
     "image: as the model sees it.",

@@ -25,6 +25,7 @@ from anomalib_i3ad.visualization.sheet import draw_sheet
 
 from . import explanations
 from .accuracy import measure_accuracy, predict
+from .benchmark import TEXT
 from .iterations import FALSE_ALARMS, Iterations, measure_iterations
 from .page import Page
 from .parsers import report_parser
@@ -39,8 +40,11 @@ def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image:
         return film_strip_of(model, item, "")
     # other models may have normalised the image by which they see
     image: Any = read_image(item.image_path or "", as_tensor=True)
-    tiles, keys = result_tiles(image[None], plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask))
-    return draw_sheet("", [("", [tile]) for tile in tiles], keys, [])
+    processor: Any = model.post_processor
+    threshold = float(processor.normalized_pixel_threshold)
+    maps = plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask)
+    tiles, keys = result_tiles(image[None], *maps, threshold)
+    return draw_sheet("", [("", [tile]) for tile in tiles], keys, threshold)
 
 
 def telling_images(predictions: Sequence[ImageBatch]) -> Iterator[tuple[str, str, list[ImageItem]]]:
@@ -104,7 +108,7 @@ def read_benchmark(path: Path) -> pd.DataFrame:
     """
     needed = {"model", "category", "milliseconds", "image_auroc"}
     try:
-        rows = pd.read_csv(path)
+        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
         missing = needed - set(rows)
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
         missing = needed

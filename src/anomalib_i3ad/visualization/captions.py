@@ -19,6 +19,8 @@ def name_of(path: str | Path | None) -> str:
 
 def caption_of(item: Any, threshold: float) -> str:
     """Name of a scored image, what it was found to be, by which score, and whether that is true if it is known."""
+    if item.pred_label is None:  # the post-processor applies no thresholds
+        return f"{name_of(item.image_path)}: score {float(item.pred_score):.3f}"
     anomalous = bool(item.pred_label)
     found = "anomalous" if anomalous else "normal"
     truth = "" if item.gt_label is None else TRUTH[anomalous, bool(item.gt_label)]

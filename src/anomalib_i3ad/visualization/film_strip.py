@@ -37,13 +37,15 @@ def result_tiles(
     anomaly_map: torch.Tensor | None,
     pred_mask: torch.Tensor | None,
     gt_mask: torch.Tensor | None,
+    map_threshold: float,
 ) -> tuple[list[Tile], Keys]:
     """Tiles of an image and its result, and what the outlines mean; arguments as :func:`draw_film_strip`."""
     pixels = pixels_of(image)
     tiles, marked, keys = [Tile("image", pixels)], pixels, []
     if pred_mask is not None:
         marked = outlined(marked, pred_mask, FOUND)
-        keys.append((FOUND, "found: map above 0.5, at peaks" if pred_mask.any() else "found: nothing above 0.5"))
+        told = f"map above {map_threshold:g}, at peaks" if pred_mask.any() else f"nothing above {map_threshold:g}"
+        keys.append((FOUND, f"found: {told}"))
     if gt_mask is not None and gt_mask.any():
         marked = outlined(marked, gt_mask, TRUE)
         keys.append((TRUE, "true defect"))
@@ -62,12 +64,12 @@ def draw_film_strip(
     anomaly_map: torch.Tensor | None = None,
     pred_mask: torch.Tensor | None = None,
     gt_mask: torch.Tensor | None = None,
+    map_threshold: float = 0.5,
     notes: Sequence[str] = (),
 ) -> Image.Image:
     """Draw an image and its result, then for each iteration what was hidden, the reconstruction, and the difference.
 
-    Residuals r are shown as r / (r + t) for the pixel threshold t: half the scale is the threshold, for every image,
-    as in normalised maps.
+    Residuals r are shown as r / (r + t) for the pixel threshold t, as in normalised maps: t is half the scale.
 
     Args:
         image: ``(1, 3, H, W)`` in [0, 1].
@@ -77,9 +79,10 @@ def draw_film_strip(
         anomaly_map: ``(H, W)``, the normalised map from which the score was taken.
         pred_mask: ``(H, W)``, outlined as found.
         gt_mask: ``(H, W)``, outlined as the true defect.
+        map_threshold: Value of the normalised map above which a pixel is anomalous.
         notes: Lines below the strip.
     """
-    tiles, keys = result_tiles(image, anomaly_map, pred_mask, gt_mask)
+    tiles, keys = result_tiles(image, anomaly_map, pred_mask, gt_mask, map_threshold)
     columns = [("Result", tiles)]
     for number, snapshot in enumerate(snapshots):
         hole = pixels_of(snapshot.hole, "nearest")
@@ -90,7 +93,7 @@ def draw_film_strip(
             Tile("difference", coloured(shown)),
         ]
         columns.append((f"Iteration {number}" if number else "Initial inpainting", iteration))
-    return draw_sheet(caption, columns, [*keys, (HIDDEN, "hidden from the model")], notes)
+    return draw_sheet(caption, columns, [*keys, (HIDDEN, "hidden from the model")], map_threshold, notes)
 
 
 def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
@@ -117,9 +120,11 @@ def film_strip_of(model: Any, item: Any, caption: str) -> Image.Image:
         "mean": f"the mean of {count} differences, 0 where nothing was left to hide",
         "mean_hidden": "at each place the mean of its differences while it was hidden",
     }
+    processor = model.post_processor
     return draw_film_strip(
-        image, snapshots, float(model.post_processor.pixel_threshold), caption,
+        image, snapshots, float(processor.pixel_threshold), caption,
         plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask),
+        float(processor.normalized_pixel_threshold),
         [
             f"anomaly map: {made[network.anomaly_map]}",
             f"score: from {SCORE_FROM[network.image_score.reduction]}",

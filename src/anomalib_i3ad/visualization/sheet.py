@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 def pixels_of(image: torch.Tensor, mode: str = "bilinear") -> np.ndarray:
     """``(1, C, H, W)`` in [0, 1] as a tile ``(h, w, C)`` of the same proportions."""
     smooth = {} if mode == "nearest" else {"align_corners": False, "antialias": True}
-    size = [round(TILE * side / max(image.shape[-2:])) for side in image.shape[-2:]]
+    size = [max(1, round(TILE * side / max(image.shape[-2:]))) for side in image.shape[-2:]]
     tile = F.interpolate(image.detach().float().cpu(), size, mode=mode, **smooth)  # type: ignore[arg-type]
     return tile[0].permute(1, 2, 0).clamp(0, 1).numpy()
 
@@ -63,7 +63,8 @@ def draw_sheet(
     caption: str,
     columns: Sequence[tuple[str, Sequence[Tile]]],
     keys: Sequence[tuple[np.ndarray, str]],
-    notes: Sequence[str],
+    threshold: float,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """Draw columns of tiles under their headings, and below them the colour scale and what else needs a word.
 
@@ -71,6 +72,7 @@ def draw_sheet(
         caption: Line over the sheet; may be empty.
         columns: Heading and tiles of each.
         keys: Colours and what they mean.
+        threshold: What is marked on the colour scale.
         notes: Lines below all else.
     """
     below = top_of(max(len(tiles) for _, tiles in columns), caption) + GAP
@@ -95,8 +97,11 @@ def draw_sheet(
             sheet.paste(_picture(pixels), (left, top + LINE))
     scale = np.broadcast_to(COLOURS(np.linspace(0, 1, TILE))[:, :3], (BAR, TILE, 3))
     sheet.paste(_picture(scale), (GAP, below))
-    draw.line([(GAP + TILE // 2, below), (GAP + TILE // 2, below + BAR + 3)], "white", 2)
-    for place, anchor, text in ((0, "la", "0"), (TILE // 2, "ma", "0.5: threshold"), (TILE, "ra", "1")):
+    mark, said, ends = round(threshold * TILE), f"{threshold:g}: threshold", FONT.getlength("0") + GAP
+    draw.line([(GAP + mark, below), (GAP + mark, below + BAR + 3)], "white", 2)
+    room = ends + FONT.getlength(said) / 2
+    places = ((0, "la", "0"), (min(max(mark, room), TILE - room), "ma", said), (TILE, "ra", "1"))
+    for place, anchor, text in places:
         draw.text((GAP + place, below + BAR + 3), text, INK, FONT, anchor)
     for number, (colour, text) in enumerate(keys):
         top = below + number * LINE
