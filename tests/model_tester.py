@@ -1,4 +1,4 @@
-"""What every model of the plugin must pass; its own test is a subclass of a few lines."""
+"""What every model of the plugin must pass; its own tests are subclasses of a few lines."""
 
 import re
 from collections.abc import Callable
@@ -83,15 +83,12 @@ def check_export(model: AnomalibModule, run: Callable[[np.ndarray], Any], runtim
         assert (result["pred_mask"] != expected.pred_mask.numpy()).mean() < MASK_TOLERANCE
 
 
-class ModelTester:
-    """Subclass it as ``TestName`` and set the three attributes."""
+class ConfigurationTester:
+    """What every configuration of a model must pass; subclass it as ``TestName`` and set the first two attributes."""
 
     model_class: ClassVar[type[AnomalibModule]]
-    name: ClassVar[str]
     #: Constructor arguments of a model that trains in seconds.
     tiny: ClassVar[dict[str, Any]]
-    #: Arguments, over ``tiny`` and other than the default, with which a checkpoint of ``tiny`` gives other scores.
-    unfit: ClassVar[dict[str, Any]]
     #: Where its export is compared: exports are slow, and a model of two configurations needs one in each.
     runtimes: ClassVar[tuple[str, ...]] = (OPENVINO, ONNX_RUNTIME)
     #: Raw scores and maps lie below it.
@@ -112,23 +109,6 @@ class ModelTester:
         """Datamodule over the tiny fabric."""
         return Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=4, num_workers=0)
 
-    def test_is_known_to_anomalib(self) -> None:
-        assert isinstance(get_model(self.name, **self.tiny), self.model_class)
-        path = f"anomalib_i3ad.{self.model_class.__name__}"
-        model = get_model({"class_path": path, "init_args": self.tiny})
-        assert isinstance(model, self.model_class)
-        assert all(type(model.hparams[name]) is type(value) for name, value in self.tiny.items())  # not omegaconf's
-        assert self.model_class.__name__ in list_models("pascal")
-
-    def test_every_argument_has_its_help_and_is_in_the_checkpoint(self) -> None:
-        parser = ArgumentParser()
-        parser.add_class_arguments(self.model_class)
-        told = {action.dest: action.help for action in parser._actions if "help" not in action.dest}
-        own = {name for name in signature(self.model_class).parameters if name != "components"}
-        assert set(told) == own | {"pre_processor", "post_processor", "evaluator", "visualizer"}
-        assert all(told.values())
-        assert set(self.model_class(**self.tiny).hparams) == own
-
     def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
         model, checkpoint = fitted
         processor = model.post_processor
@@ -146,34 +126,6 @@ class ModelTester:
         with torch.no_grad():
             torch.testing.assert_close(loaded(image).anomaly_map, model(image).anomaly_map, rtol=0, atol=0)
 
-    def test_refuses_a_checkpoint_of_other_arguments(
-        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
-    ) -> None:
-        other = self.model_class(**{**self.tiny, **self.unfit})
-        name, value = next(iter(self.unfit.items()))
-        with pytest.raises(ValueError, match=re.escape(f"{name}={self.tiny[name]} (this model: {value})")):
-            make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
-
-    def test_refuses_a_checkpoint_of_another_version(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path) -> None:
-        checkpoint = torch.load(fitted[1], weights_only=False)
-        weights = checkpoint["state_dict"]
-        name = next(name for name, weight in weights.items() if name.startswith("model.") and weight.dim() == 4)
-        weights[name] = weights[name][..., :-1]
-        torch.save(checkpoint, tmp_path / "model.ckpt")
-        with pytest.raises(ValueError, match="with another version of it"):
-            self.model_class.load_from_checkpoint(tmp_path / "model.ckpt")
-
-    def test_takes_the_arguments_of_the_checkpoint(
-        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
-    ) -> None:
-        def scores(model: AnomalibModule, **kwargs: Any) -> torch.Tensor:
-            batches = make_engine().predict(model, datamodule=self.datamodule(texture_root), **kwargs)
-            return torch.cat([batch.pred_score for batch in batches])
-
-        model = self.model_class(visualizer=False)
-        assert torch.equal(scores(model, ckpt_path=fitted[1]), scores(fitted[0]))
-        assert dict(model.hparams) == dict(fitted[0].hparams)
-
     def test_same_seed_same_weights(self, texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in anomalib's command, where nobody seeds
 
@@ -188,27 +140,6 @@ class ModelTester:
         first = trained(3)
         assert torch.equal(first, trained(3))
         assert not torch.equal(first, trained(4))
-
-    def test_building_and_loading_leave_torchs_generator_alone(
-        self, fitted: tuple[AnomalibModule, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-        torch.seed()
-        before = torch.get_rng_state()
-        self.model_class(**self.tiny, seed=3)
-        self.model_class.load_from_checkpoint(fitted[1])
-        assert torch.equal(torch.get_rng_state(), before)
-
-    def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards
-        monkeypatch.setenv("PL_SEED_WORKERS", "")
-
-        def initial(seed: int) -> torch.Tensor:
-            seed_everything(seed, verbose=False)
-            return weights_of(self.model_class(**self.tiny))
-
-        assert torch.equal(initial(1), initial(1))
-        assert not torch.equal(initial(1), initial(2))
 
     def test_resumes_with_its_optimisers(self, fitted: tuple[AnomalibModule, Path], texture_root: Path) -> None:
         model = self.model_class(**self.tiny)
@@ -277,6 +208,80 @@ class ModelTester:
         assert 0 < saved.post_processor.image_threshold < self.score_bound
         for mine, theirs in zip(model.model.parameters(), saved.model.parameters(), strict=True):
             assert torch.equal(mine, theirs)
+
+
+class ModelTester(ConfigurationTester):
+    """What every model must pass, too, in one of its configurations; set the next two attributes as well."""
+
+    name: ClassVar[str]
+    #: Arguments, over ``tiny`` and other than the default, with which a checkpoint of ``tiny`` gives other scores.
+    unfit: ClassVar[dict[str, Any]]
+
+    def test_is_known_to_anomalib(self) -> None:
+        assert isinstance(get_model(self.name, **self.tiny), self.model_class)
+        path = f"anomalib_i3ad.{self.model_class.__name__}"
+        model = get_model({"class_path": path, "init_args": self.tiny})
+        assert isinstance(model, self.model_class)
+        assert all(type(model.hparams[name]) is type(value) for name, value in self.tiny.items())  # not omegaconf's
+        assert self.model_class.__name__ in list_models("pascal")
+
+    def test_every_argument_has_its_help_and_is_in_the_checkpoint(self) -> None:
+        parser = ArgumentParser()
+        parser.add_class_arguments(self.model_class)
+        told = {action.dest: action.help for action in parser._actions if "help" not in action.dest}
+        own = {name for name in signature(self.model_class).parameters if name != "components"}
+        assert set(told) == own | {"pre_processor", "post_processor", "evaluator", "visualizer"}
+        assert all(told.values())
+        assert set(self.model_class(**self.tiny).hparams) == own
+
+    def test_refuses_a_checkpoint_of_other_arguments(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
+    ) -> None:
+        other = self.model_class(**{**self.tiny, **self.unfit})
+        name, value = next(iter(self.unfit.items()))
+        with pytest.raises(ValueError, match=re.escape(f"{name}={self.tiny[name]} (this model: {value})")):
+            make_engine().test(other, datamodule=self.datamodule(texture_root), ckpt_path=fitted[1])
+
+    def test_refuses_a_checkpoint_of_another_version(self, fitted: tuple[AnomalibModule, Path], tmp_path: Path) -> None:
+        checkpoint = torch.load(fitted[1], weights_only=False)
+        weights = checkpoint["state_dict"]
+        name = next(name for name, weight in weights.items() if name.startswith("model.") and weight.dim() == 4)
+        weights[name] = weights[name][..., :-1]
+        torch.save(checkpoint, tmp_path / "model.ckpt")
+        with pytest.raises(ValueError, match="with another version of it"):
+            self.model_class.load_from_checkpoint(tmp_path / "model.ckpt")
+
+    def test_takes_the_arguments_of_the_checkpoint(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
+    ) -> None:
+        def scores(model: AnomalibModule, **kwargs: Any) -> torch.Tensor:
+            batches = make_engine().predict(model, datamodule=self.datamodule(texture_root), **kwargs)
+            return torch.cat([batch.pred_score for batch in batches])
+
+        model = self.model_class(visualizer=False)
+        assert torch.equal(scores(model, ckpt_path=fitted[1]), scores(fitted[0]))
+        assert dict(model.hparams) == dict(fitted[0].hparams)
+
+    def test_building_and_loading_leave_torchs_generator_alone(
+        self, fitted: tuple[AnomalibModule, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+        torch.seed()
+        before = torch.get_rng_state()
+        self.model_class(**self.tiny, seed=3)
+        self.model_class.load_from_checkpoint(fitted[1])
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards
+        monkeypatch.setenv("PL_SEED_WORKERS", "")
+
+        def initial(seed: int) -> torch.Tensor:
+            seed_everything(seed, verbose=False)
+            return weights_of(self.model_class(**self.tiny))
+
+        assert torch.equal(initial(1), initial(1))
+        assert not torch.equal(initial(1), initial(2))
 
     def test_stops_when_training_diverges(self, texture_root: Path) -> None:
         model = self.model_class(**self.tiny)

@@ -14,17 +14,15 @@ from anomalib_i3ad.components.linearisable import ConvLayer
 from anomalib_i3ad.models.ano_gan.loss import cross_entropy, discriminator_loss, encoder_loss, generator_loss
 from anomalib_i3ad.models.ano_gan.networks import Critic, Generator
 from anomalib_i3ad.models.ano_gan.torch_model import AnoGanModel
-from model_tester import OPENVINO, ModelTester, make_engine, make_images
+from model_tester import OPENVINO, ConfigurationTester, ModelTester, make_engine, make_images
 
 TINY = {"image_size": 64, "patch_size": 32, "stride": 24, "width": 4, "latent_dim": 8}
 
 
-class AnoGanTester(ModelTester):
-    """The shared tests, where generator and encoder have had their own shares of the steps."""
+class AnoGanTester(ConfigurationTester):
+    """Shared tests, where generator and encoder have had their own shares of the steps."""
 
     model_class = AnoGan
-    name = "ano_gan"
-    unfit = {"width": 6}
     score_bound = float("inf")  # sums over a patch
 
     def test_resumes_with_its_optimisers(self, fitted, texture_root: Path) -> None:
@@ -42,9 +40,11 @@ class AnoGanTester(ModelTester):
             assert steps == [{gan}, {gan}, {3 * batches - gan}]
 
 
-class TestEncoder(AnoGanTester):
+class TestEncoder(AnoGanTester, ModelTester):
     """With the defaults: f-AnoGAN."""
 
+    name = "ano_gan"
+    unfit = {"width": 6}
     tiny = TINY
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
-from anomalib.models import AnomalibModule, get_model
+from anomalib.models import AnomalibModule
 
-from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli, register
+from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli
 from anomalib_i3ad.components.arguments import check_sides
 from anomalib_i3ad.evaluation import jobs
 from anomalib_i3ad.evaluation.cost import Cost
@@ -153,23 +153,6 @@ def test_benchmark_writes_a_row_for_each_model(
     for key in table["key"]:  # each model can be loaded again
         (checkpoint,) = (tmp_path / "runs" / "benchmark" / "benchmark" / key).rglob("model.ckpt")
         getattr(anomalib.models, key.split("-")[0]).load_from_checkpoint(checkpoint, weights_only=True)
-
-
-def test_registering_again_changes_nothing() -> None:
-    register()
-    assert isinstance(get_model("I3AD", image_size=64, width=4), I3AD)
-    import anomalib.data
-
-    assert anomalib.data.MVTec is MVTec
-
-
-def test_python_m_is_the_same_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "anomalib_i3ad", "--help"],
-        env=os.environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "benchmark" in done.stdout
 
 
 @pytest.mark.parametrize("command", ["--version", "--help", *cli.COMMANDS])

@@ -77,9 +77,9 @@ class TestJobs:
         with pytest.raises(ValueError, match="grid: wants a list, not"):
             list(expand({"category": {"grid": value}}))
 
-    def test_a_key_depends_on_every_setting_and_on_nothing_else(self) -> None:
+    def test_a_key_depends_on_every_setting_and_not_on_their_order(self) -> None:
         job = jobs_of(self.CONFIG)[0]
-        assert key_of(job) == key_of({**job})
+        assert key_of(job) == key_of(dict(reversed(job.items())))
         assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
 
     @pytest.mark.parametrize("cls", [I3AD, MVTecAD])  # MVTec passes what it does not name on to MVTecAD

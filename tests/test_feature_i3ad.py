@@ -17,7 +17,7 @@ from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_l
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from anomalib_i3ad.models.feature_i3ad.usual import UsualError
-from model_tester import ONNX_RUNTIME, OPENVINO, ModelTester, make_engine, make_images
+from model_tester import ONNX_RUNTIME, OPENVINO, ConfigurationTester, ModelTester, make_engine, make_images
 
 TINY = {"image_size": 96, "width": 8, "initial_grid": 2}
 
@@ -114,7 +114,6 @@ class TestFeatureI3AD(ModelTester):
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         by_hand = mahalanobis(error.double().numpy(), (40, 112))
         np.testing.assert_allclose(measured(error, (40, 112))(error)[:, 0], by_hand, rtol=0.02)
-        assert by_hand.mean() == pytest.approx(1)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
         pretrained, (image,) = FeatureI3AD(**TINY).model.features, make_images(1, 96, 96)
@@ -131,14 +130,12 @@ class TestFeatureI3AD(ModelTester):
         fitted[0].model.features.load_pretrained()
 
 
-class TestResNet(ModelTester):
-    """The shared tests, with another family of networks, layers of three strides, and images that are not square."""
+class TestResNet(ConfigurationTester):
+    """Shared tests, with another family of networks, layers of three strides, and images that are not square."""
 
     runtimes = (OPENVINO,)
     model_class = FeatureI3AD
-    name = "feature_i3ad"
     tiny = {**TINY, "image_size": (96, 128), "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"]}
-    unfit = {"layers": ["layer2", "layer3"]}
     score_bound = 1000
 
     @pytest.fixture(autouse=True, scope="class")

@@ -7,7 +7,7 @@ from skimage.metrics import structural_similarity
 from anomalib_i3ad import SsimAe
 from anomalib_i3ad.models.ssim_ae.loss import ReconstructionLoss
 from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder
-from model_tester import OPENVINO, ModelTester, make_images
+from model_tester import OPENVINO, ConfigurationTester, ModelTester, make_images
 
 TINY = {"image_size": 128, "latent_dim": 8, "learning_rate": 1e-3}
 
@@ -21,12 +21,11 @@ class TestSsimAe(ModelTester):
     unfit = {"latent_dim": 9}
 
 
-class TestTextures(ModelTester):
-    """The shared tests, on windows, with every option that is not the default."""
+class TestTextures(ConfigurationTester):
+    """Shared tests, on windows, with every option that is not the default."""
 
     runtimes = (OPENVINO,)
     model_class = SsimAe
-    name = "ssim_ae"
     tiny = {
         **TINY,
         "image_size": (140, 150),
@@ -37,7 +36,6 @@ class TestTextures(ModelTester):
         "score_residual": "l2",
         "image_score": "mean",
     }
-    unfit = {"stride": 20}
 
 
 class TestAutoencoder:
