@@ -25,10 +25,10 @@ from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilaritie
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import RESIDUALS
 from anomalib_i3ad.components.rounding import fold_normalisation, round_to_eight_bits
 from anomalib_i3ad.components.scores import ImageScore
-from anomalib_i3ad.components.ssim import SSIM
+from anomalib_i3ad.components.ssim import prepare, ssim
 from anomalib_i3ad.components.stitching import draw_hidden
 from anomalib_i3ad.pre_processing import AntialiasedResize
 from anomalib_i3ad.pre_processing.resize import _interpolation_weights
@@ -63,7 +63,7 @@ class TestSSIM:
     @pytest.mark.parametrize(("height", "width", "channels"), [(64, 64, 3), (33, 57, 3), (128, 96, 1)])
     def test_equals_scikit_image_border_included(self, height: int, width: int, channels: int) -> None:
         image, other = pair(height, width, channels)
-        for ours, x, y in zip(SSIM()(image, other), image.double(), other.double(), strict=True):
+        for ours, x, y in zip(ssim(image, other), image.double(), other.double(), strict=True):
             _, expected = structural_similarity(
                 x.permute(1, 2, 0).numpy(),
                 y.permute(1, 2, 0).numpy(),
@@ -79,20 +79,20 @@ class TestSSIM:
     def test_equals_kornia_away_from_the_border(self) -> None:
         image, other = pair(64, 48)
         expected = kornia.metrics.ssim(image, other, window_size=11).mean(dim=1, keepdim=True)
-        assert (SSIM()(image, other) - expected)[..., 5:-5, 5:-5].abs().max() < 1e-4
+        assert (ssim(image, other) - expected)[..., 5:-5, 5:-5].abs().max() < 1e-4
 
     @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
     def test_flat_images_by_hand(self, value: float) -> None:
         x, y = torch.full((1, 3, 20, 20), value), torch.full((1, 3, 20, 20), 0.25)
         expected = (2 * value * 0.25 + 1e-4) / (value**2 + 0.25**2 + 1e-4)
-        torch.testing.assert_close(SSIM()(x, y), torch.full((1, 1, 20, 20), expected), rtol=0, atol=2e-4)
+        torch.testing.assert_close(ssim(x, y), torch.full((1, 1, 20, 20), expected), rtol=0, atol=2e-4)
 
     def test_keeps_its_precision_in_flat_bright_regions(self) -> None:
         """Where the usual form loses four digits."""
         image = 0.98 + 0.001 * torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
         other = image.flip(-1)
-        exact = SSIM().double()(image.double(), other.double())
-        assert (SSIM()(image, other) - exact).abs().max() < 1e-6
+        exact = ssim(image.double(), other.double())
+        assert (ssim(image, other) - exact).abs().max() < 1e-6
 
 
 class TestResiduals:
@@ -101,7 +101,7 @@ class TestResiduals:
         image, _ = pair(64, 64)
         other = image.clone()
         other[..., 30:34, 30:34] = 1 - other[..., 30:34, 30:34]
-        residual = build_residual("residual", name)(image, other)
+        residual = RESIDUALS[name](prepare(image), other)
         assert residual.shape == (2, 1, 64, 64)
         assert (residual[..., :25, :] == 0).all()
         assert (residual[..., 31:33, 31:33] > 0).all()
@@ -109,10 +109,10 @@ class TestResiduals:
     def test_values_by_hand(self) -> None:
         image, other = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
         other[:, 0] = 0.6
-        assert build_residual("residual", "l2")(image, other)[0, 0, 4, 4].item() == pytest.approx(0.12)
+        assert RESIDUALS["l2"](prepare(image), other)[0, 0, 4, 4].item() == pytest.approx(0.12)
         # one channel of three differs, flat: its SSIM is C1 / (0.36 + C1)
         expected = (1 - 1e-4 / (0.36 + 1e-4)) / 3 / 2
-        assert build_residual("residual", "ssim")(image, other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
+        assert RESIDUALS["ssim"](prepare(image), other)[0, 0, 4, 4].item() == pytest.approx(expected, rel=1e-5)
 
 
 class TestGMS:

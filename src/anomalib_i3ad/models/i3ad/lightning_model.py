@@ -16,6 +16,7 @@ from torch import optim
 from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.iteration import MapOf
 from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.components.residuals import Residual
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.base import frozen, image_of
@@ -74,8 +75,8 @@ class I3AD(IterativeMixin, AnomalibModule):
         max_train_steps: int | None = 2400,
         seed: int = 0,
         initial_grid: int = 4,
-        mask_residual: str = "ssim",
-        score_residual: str = "ssim",
+        mask_residual: Residual = "ssim",
+        score_residual: Residual = "ssim",
         mask_quantile: float = 0.97,
         max_iterations: int = 4,
         anomaly_map: MapOf = "mean",

@@ -1,15 +1,13 @@
 """I3AD's torch model: the iteration over pixels (Nakanishi, Suzuki and Matsuo, 2020, section 2)."""
 
-from typing import Any
-
 import torch
-from torch import nn
 
-from anomalib_i3ad.components.arguments import check_sides
+from anomalib_i3ad.components.arguments import check_choice, check_sides
 from anomalib_i3ad.components.iteration import IterativeModel, MapOf
 from anomalib_i3ad.components.loops import State
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import RESIDUALS, Residual
 from anomalib_i3ad.components.scores import Reduction
+from anomalib_i3ad.components.ssim import prepare
 
 from .generator import Generator
 
@@ -22,18 +20,18 @@ class I3ADModel(IterativeModel):
         width: int,
         stages: int,
         initial_grid: int,
-        mask_residual: str,
-        score_residual: str,
+        mask_residual: Residual,
+        score_residual: Residual,
         max_iterations: int,
         anomaly_map: MapOf,
         image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, anomaly_map, image_score)
+        check_choice("mask_residual", mask_residual, RESIDUALS)
+        check_choice("score_residual", score_residual, RESIDUALS)
         self.generator = Generator(width, stages)
-        #: The residual that masks and the one that scores; one, if it is the same.
-        self.residuals: Any = nn.ModuleList([build_residual("mask_residual", mask_residual)])
-        if score_residual != mask_residual:
-            self.residuals.append(build_residual("score_residual", score_residual))
+        self.mask_residual = mask_residual
+        self.score_residual = score_residual
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: generator and grid must fit."""
@@ -50,15 +48,14 @@ class I3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return tuple(value for residual in self.residuals for value in residual.prepare(scene))
+        return prepare(scene)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`."""
-        maps, rest = [], prepared
-        for residual in self.residuals:
-            maps.append(residual.compare(rest[: residual.prepared], inpainting))
-            rest = rest[residual.prepared :]
-        return maps[0], maps[-1]
+        masking = RESIDUALS[self.mask_residual](prepared, inpainting)
+        if self.score_residual == self.mask_residual:
+            return masking, masking
+        return masking, RESIDUALS[self.score_residual](prepared, inpainting)
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.map_of`: the residual is one of pixels already."""

@@ -14,7 +14,7 @@ from torch import optim
 from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 
-from .loss import RiadLoss
+from .loss import riad_loss
 from .torch_model import RiadModel
 
 DECAY_AT = 250 / 300  # share of training after which the learning rate falls
@@ -54,7 +54,6 @@ class Riad(ReconstructionMixin, AnomalibModule):
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
-        self.loss = RiadLoss()
         self.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:
@@ -73,6 +72,6 @@ class Riad(ReconstructionMixin, AnomalibModule):
         image, rng = image_of(batch), self.step_rng()
         cell = int(rng.choice(self.model.cell_sizes))
         sets = random_cell_sets(cell, self.model.parts, *self.image_size, rng).to(image.device)
-        terms = self.loss(image, self.model.reconstruct(image, sets[None])[:, 0])
+        terms = riad_loss(image, self.model.reconstruct(image, sets[None])[:, 0])
         self.check_losses(**terms)
         return torch.stack(list(terms.values())).sum()

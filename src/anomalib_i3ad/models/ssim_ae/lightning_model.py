@@ -12,12 +12,13 @@ from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from torch import optim
 
-from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.components.arguments import check_choice, check_range
 from anomalib_i3ad.components.patches import random_patches
+from anomalib_i3ad.components.residuals import RESIDUALS, Residual
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 
-from .loss import Kind, ReconstructionLoss
+from .loss import reconstruction_loss
 from .torch_model import Mode, SsimAeModel
 
 
@@ -58,8 +59,8 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         stride: int = 30,
         latent_dim: int = 100,
         grayscale: bool = False,
-        loss: Kind = "ssim",
-        score_residual: str = "ssim",
+        loss: Residual = "ssim",
+        score_residual: Residual = "ssim",
         image_score: Reduction = "max",
         learning_rate: float = 2e-4,
         weight_decay: float = 1e-5,
@@ -69,6 +70,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
     ) -> None:
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         check_range("weight_decay", weight_decay, at_least=0)
+        check_choice("loss", loss, RESIDUALS)
         with self.drawing_weights():
             self.model: SsimAeModel = SsimAeModel(
                 size=self.image_size[0] if mode == "objects" else patch_size,
@@ -80,7 +82,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
                 image_score=image_score,
             )
         self.model.check_size(*self.image_size)
-        self.loss = ReconstructionLoss(loss)
+        self.loss_kind = loss
         self.weight_decay = weight_decay
 
     def configure_optimizers(self) -> optim.Optimizer:
@@ -93,6 +95,6 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
         image = self.model.to_channels(image_of(batch))
         if self.model.mode == "textures":
             image = random_patches(image, self.model.size, self.step_rng())
-        loss = self.loss(image, self.model.autoencoder(image))
+        loss = reconstruction_loss(image, self.model.autoencoder(image), self.loss_kind)
         self.check_losses(train_loss=loss)
         return loss

@@ -11,8 +11,9 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from anomalib_i3ad.components.arguments import check_choice, check_range
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
-from anomalib_i3ad.components.residuals import build_residual
+from anomalib_i3ad.components.residuals import RESIDUALS, Residual
 from anomalib_i3ad.components.scores import ImageScore, Reduction
+from anomalib_i3ad.components.ssim import prepare
 
 Mode = Literal["objects", "textures"]
 #: Output channels, kernel and stride of the encoder's layers before the latent one (the paper's table 1).
@@ -67,19 +68,20 @@ class SsimAeModel(ImageModel):
         grayscale: bool,
         mode: Mode,
         stride: int,
-        score_residual: str,
+        score_residual: Residual,
         image_score: Reduction,
     ) -> None:
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
+        check_choice("score_residual", score_residual, RESIDUALS)
         check_range("latent_dim", latent_dim, at_least=1)
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
-        self.residual = build_residual("score_residual", score_residual)
         self.image_score = ImageScore(image_score)
         self.size = size
         self.grayscale = grayscale
         self.mode = mode
         self.stride = stride
+        self.score_residual = score_residual
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`."""
@@ -100,7 +102,7 @@ class SsimAeModel(ImageModel):
         """Residual ``(N, 1, H, W)`` of ``(N, C, H, W)`` in [0, 1] and its reconstruction."""
 
         def compare(patch: torch.Tensor) -> torch.Tensor:
-            return self.residual(patch, self.autoencoder(patch))
+            return RESIDUALS[self.score_residual](prepare(patch), self.autoencoder(patch))
 
         if self.mode == "objects":
             return compare(image)
