@@ -294,17 +294,28 @@ class ModelTester(ConfigurationTester):
     @pytest.mark.parametrize(
         ("argument", "value", "range_of_it"),
         [
-            ("image_size", 0, ">= 1"),
-            ("learning_rate", 0.0, "> 0"),
-            ("learning_rate", float("nan"), "> 0"),
-            ("learning_rate", float("inf"), "> 0"),
-            ("max_train_steps", 0, ">= 1"),
-            ("seed", -1, f">= 0 and < {2**64}"),
+            ("image_size", 0, "whole number >= 1"),
+            ("image_size", "64", "number of pixels, or height and width"),
+            ("image_size", (64, 64, 3), "number of pixels, or height and width"),
+            ("learning_rate", 0.0, "finite number > 0"),
+            ("learning_rate", float("nan"), "finite number > 0"),
+            ("learning_rate", float("inf"), "finite number > 0"),
+            ("learning_rate", None, "finite number > 0"),
+            ("max_train_steps", 0, "whole number >= 1"),
+            ("max_train_steps", 2.5, "whole number >= 1"),
+            ("seed", -1, f"whole number >= 0 and < {2**64}"),
         ],
     )
-    def test_refuses_arguments_out_of_range(self, argument: str, value: float, range_of_it: str) -> None:
-        with pytest.raises(ValueError, match=f"^{argument} {value} must be a finite number {range_of_it}$"):
+    def test_refuses_arguments_out_of_range(self, argument: str, value: Any, range_of_it: str) -> None:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{argument} {value!r} must be a {range_of_it}')}$"):
             self.model_class(**{**self.tiny, argument: value})
+
+    def test_scores_nothing_before_it_is_calibrated(self, texture_root: Path) -> None:
+        model = self.model_class(**self.tiny)
+        with pytest.raises(ValueError, match="not calibrated"):
+            make_engine().test(model, datamodule=self.datamodule(texture_root))
+        with pytest.raises(ValueError, match="not calibrated"):
+            model.eval()(make_images(1, 64, 64))
 
     def test_refuses_to_fit_without_validation_images(self, texture_root: Path) -> None:
         with pytest.raises(ValueError, match="val_split_mode"):

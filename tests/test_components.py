@@ -396,9 +396,14 @@ class TestFeatures:
             packaged_weights("tf_efficientnet_lite0")
 
     def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
-        features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "none.pth")
+        def load(path: Path) -> None:
+            FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], path).load_pretrained()
+
+        with pytest.raises(ValueError, match=r"^backbone_weights .*none\.pth: there is no such file$"):
+            load(tmp_path / "none.pth")
+        (tmp_path / "text.pth").write_text("hello")
         with pytest.raises(ValueError, match=r"backbone_weights.*pip install 'anomalib-i3ad\[features\]'"):
-            features.load_pretrained()
+            load(tmp_path / "text.pth")
 
 
 class TestRounding:

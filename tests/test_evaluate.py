@@ -152,7 +152,7 @@ def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixtur
         ({"--set": "max_iterations=[3"}, "max_iterations=[3: arguments are written NAME=VALUE"),
         (
             {"--set": "max_iterations=-1"},
-            "{checkpoint}: cannot be loaded as I3AD: max_iterations -1 must be a finite number >= 0",
+            "{checkpoint}: cannot be loaded as I3AD: max_iterations -1 must be a whole number >= 0",
         ),
     ],
 )

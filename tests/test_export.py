@@ -4,6 +4,7 @@ import json
 import sys
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -244,7 +245,7 @@ def test_half_the_space_for_images_of_one_size(
     untrained: I3AD, exported: Path, traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_traced(monkeypatch, traced)
-    path = untrained.to_openvino(tmp_path, "bottle", (90, 70), CompressionType.FP16)
+    path = untrained.to_openvino(tmp_path, "bottle", (90, 70), "fp16")
     assert path == tmp_path / "weights" / "openvino" / "bottle.xml"
     model = graph.read_model(path)
     assert model.input(0).get_partial_shape() == ov.PartialShape([1, 3, 90, 70])
@@ -460,8 +461,30 @@ def test_small_storage_changes_no_number() -> None:
 def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a datamodule"):
         untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
-    with pytest.raises(ValueError, match="choose FP16, INT8"):
-        untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_ACQ)
+    for other in (CompressionType.INT8_ACQ, "int4"):
+        with pytest.raises(ValueError, match=f"compression_type {other}: choose FP16, INT8"):
+            untrained.to_openvino(tmp_path, compression_type=other)
+    with pytest.raises(ValueError, match="input_size '128' must be a number of pixels, or height and width"):
+        untrained.to_openvino(tmp_path, input_size="128")
+    assert not list(tmp_path.rglob("*.xml"))
+
+
+def test_without_a_resize_the_graph_takes_the_networks_size(
+    untrained: I3AD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, asked = deepcopy(untrained), {}
+
+    def traced_with(_model: nn.Module, images: tuple[torch.Tensor], _path: Path, **settings: Any) -> None:
+        asked.update(settings, size=images[0].shape[2:])
+        raise KeyboardInterrupt
+
+    module.pre_processor = None
+    monkeypatch.setattr(torch.onnx, "export", traced_with)
+    with pytest.raises(KeyboardInterrupt):
+        module.to_openvino(tmp_path, onnx_kwargs={"dynamo": True, "input_names": ["x"], "opset_version": 20})
+    assert asked["size"] == (64, 64)
+    assert set(asked["dynamic_shapes"][0]) == {0}
+    assert (asked["opset_version"], asked["input_names"]) == (20, ["input"])
 
 
 def test_anomalib_reads_the_file(untrained: I3AD, exported: Path, textures: Textures) -> None:

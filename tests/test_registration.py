@@ -51,6 +51,12 @@ def test_any_order_of_imports() -> None:
     assert not run(IN_FORKS, *(order + KNOWN for order in ORDERS))
 
 
+def test_names_complete_before_they_are_loaded() -> None:
+    import anomalib_i3ad
+
+    assert {"I3AD", "FeatureI3AD", "MVTec", "register"} <= set(dir(anomalib_i3ad))
+
+
 def test_neither_the_package_nor_inspect_imports_torch_or_anomalib() -> None:
     code = "import sys, anomalib_i3ad, anomalib_i3ad.cli, anomalib_i3ad.deploy.command_line; print(*sys.modules)"
     assert not {"torch", "anomalib", "pandas"} & set(run(code).split())

@@ -185,11 +185,12 @@ class TestBadArguments:
                 {"cell_sizes": (3,)},
                 "cell_sizes 3 does not divide .* 64x64 pixels: choose an image_size that is a multiple of 3",
             ),
-            ({"parts": 1}, "parts 1 must be a finite number >= 2 and <= 256$"),
+            ({"parts": 1}, "parts 1 must be a whole number >= 2 and <= 256$"),
             ({"parts": 257}, "parts 257 must be"),
-            ({"cell_sizes": ()}, "number of cell_sizes 0 must be a finite number >= 1$"),
-            ({"cell_sizes": (2, 0)}, "cell_sizes 0 must be a finite number >= 1$"),
-            ({"width": 0}, "width 0 must be a finite number >= 1$"),
+            ({"cell_sizes": 4}, "cell_sizes 4 must be a list"),
+            ({"cell_sizes": ()}, "number of cell_sizes 0 must be a whole number >= 1$"),
+            ({"cell_sizes": (2, 0)}, "cell_sizes 0 must be a whole number >= 1$"),
+            ({"width": 0}, "width 0 must be a whole number >= 1$"),
         ],
     )
     def test_are_refused_by_name(self, arguments: dict, message: str) -> None:

@@ -1,7 +1,11 @@
 """SSIM-AE: the autoencoder, its losses, its windows."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch.callbacks import WeightAveraging
 from skimage.metrics import structural_similarity
 
 from anomalib_i3ad import SsimAe
@@ -9,7 +13,7 @@ from anomalib_i3ad.components.residuals import ssim_residual
 from anomalib_i3ad.components.ssim import prepare
 from anomalib_i3ad.models.ssim_ae.loss import reconstruction_loss
 from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder
-from model_tester import OPENVINO, ConfigurationTester, ModelTester, make_images
+from model_tester import OPENVINO, ConfigurationTester, ModelTester, make_engine, make_images
 
 TINY = {"image_size": 128, "latent_dim": 8, "learning_rate": 1e-3}
 
@@ -21,6 +25,27 @@ class TestSsimAe(ModelTester):
     name = "ssim_ae"
     tiny = TINY
     unfit = {"latent_dim": 9}
+
+    def test_thresholds_of_another_post_processor_are_refused(self, fitted, texture_root: Path) -> None:
+        with pytest.raises(ValueError, match="thresholds are of QuantilePostProcessor, this model's is another"):
+            SsimAe.load_from_checkpoint(fitted[1], post_processor=PostProcessor())
+        engine = make_engine(max_epochs=1)
+        engine.fit(SsimAe(**TINY, post_processor=PostProcessor()), datamodule=self.datamodule(texture_root))
+        path = engine.best_model_path
+        for load in (
+            lambda: SsimAe.load_from_checkpoint(path),
+            lambda: make_engine().test(SsimAe(), datamodule=self.datamodule(texture_root), ckpt_path=path),
+        ):
+            with pytest.raises(ValueError, match="are of another than QuantilePostProcessor, this model's is Quantile"):
+                load()
+        assert type(SsimAe.load_from_checkpoint(path, post_processor=PostProcessor()).post_processor) is PostProcessor
+
+    def test_averaged_weights_are_calibrated(self, texture_root: Path) -> None:
+        """Lightning averages thresholds, too, with those from before the first validation, which are none."""
+        model = SsimAe(**TINY)
+        make_engine(callbacks=[WeightAveraging()]).fit(model, datamodule=self.datamodule(texture_root))
+        assert torch.isfinite(model.post_processor.image_threshold)
+        assert torch.isfinite(model.post_processor.pixel_threshold)
 
 
 class TestTextures(ConfigurationTester):
@@ -135,7 +160,7 @@ class TestBadArguments:
             ({"mode": "textures", "stride": 129}, "stride 129 must be from 1 to patch_size 128"),
             ({"loss": "l1"}, "loss 'l1' must be one of 'ssim', 'l2'"),
             ({"image_score": "sum"}, "image_score 'sum'"),
-            ({"latent_dim": 0}, "latent_dim 0 must be a finite number >= 1$"),
+            ({"latent_dim": 0}, "latent_dim 0 must be a whole number >= 1$"),
             ({"weight_decay": -1e-5}, "weight_decay -1e-05 must be a finite number >= 0$"),
         ],
     )

@@ -38,5 +38,10 @@ def __getattr__(name: str) -> Any:
     return next(getattr(room, name) for room in rooms if name in room.__all__)
 
 
+def __dir__() -> list[str]:
+    """Names for completion, those that are not loaded yet among them."""
+    return [*__all__, "__version__"]
+
+
 ignore_what_is_not_the_users()
 follow_anomalib()

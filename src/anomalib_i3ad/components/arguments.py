@@ -1,7 +1,9 @@
 """Checks of constructor arguments and of image sizes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf, isfinite
+from numbers import Integral, Real
+from typing import Any
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
@@ -17,18 +19,51 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_range(
-    name: str, value: float, *, at_least: float = -inf, above: float = -inf, at_most: float = inf, below: float = inf
+    name: str,
+    value: Any,
+    *,
+    at_least: float = -inf,
+    above: float = -inf,
+    at_most: float = inf,
+    below: float = inf,
+    whole: bool = False,
 ) -> None:
-    """Check that an argument lies in its range, which holds neither infinity nor NaN.
+    """Check that an argument is a number, or a ``whole`` one, in its range, which holds neither infinity nor NaN.
 
     Raises:
-        ValueError: If it does not; names the argument, its value and the range.
+        ValueError: If it is not; names the argument, its value and the range.
     """
-    if not (at_least <= value <= at_most and above < value < below):
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not (number and at_least <= value <= at_most and above < value < below):
         limits = {">=": at_least, ">": above, "<=": at_most, "<": below}
         allowed = " and ".join(f"{sign} {limit}" for sign, limit in limits.items() if isfinite(limit))
-        msg = f"{name} {value} must be a finite number {allowed}"
+        msg = f"{name} {value!r} must be a {'whole' if whole else 'finite'} number {allowed}"
         raise ValueError(msg)
+
+
+def check_count(name: str, value: Any, at_least: int = 1) -> None:
+    """Check that an argument is a whole number from ``at_least`` on.
+
+    Raises:
+        ValueError: If it is not; names the argument, its value and the range.
+    """
+    check_range(name, value, at_least=at_least, whole=True)
+
+
+def sides_of(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width that an argument names: two numbers, or one for both.
+
+    Raises:
+        ValueError: If they are no whole numbers above 0; names the argument.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if isinstance(sides, str) or not isinstance(sides, Sequence) or len(sides) != 2:
+        msg = f"{name} {size!r} must be a number of pixels, or height and width"
+        raise ValueError(msg)
+    height, width = sides
+    for side in (height, width):
+        check_count(name, side)
+    return height, width
 
 
 def check_own_size(height: int, width: int, own: tuple[int, int]) -> None:

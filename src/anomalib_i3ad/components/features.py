@@ -130,6 +130,9 @@ class FrozenFeatures(nn.Module):
         """
         if self.loaded:
             return
+        if self.weights is not None and not Path(self.weights).is_file():
+            msg = f"backbone_weights {self.weights}: there is no such file"
+            raise ValueError(msg)
         overlay: dict[str, Any] | None = None
         if self.weights is not None:
             overlay = {"file": str(self.weights)}

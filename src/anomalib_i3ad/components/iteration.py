@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from anomalib.data import InferenceBatch
 
-from .arguments import check_choice, check_range
+from .arguments import check_choice, check_count
 from .base import ImageModel
 from .loops import State, repeat_active
 from .masks import grid_holes
@@ -58,10 +58,10 @@ class IterativeModel(ImageModel):
 
     def __init__(self, initial_grid: int, max_iterations: int, anomaly_map: MapOf, image_score: Reduction) -> None:
         super().__init__()
-        if initial_grid < 2 or initial_grid % 2:
-            msg = f"initial_grid {initial_grid} must be an even number of parts, at least 2"
+        if not isinstance(initial_grid, int) or initial_grid < 2 or initial_grid % 2:
+            msg = f"initial_grid {initial_grid!r} must be an even number of parts, at least 2"
             raise ValueError(msg)
-        check_range("max_iterations", max_iterations, at_least=0)
+        check_count("max_iterations", max_iterations, at_least=0)
         check_choice("anomaly_map", anomaly_map, get_args(MapOf))
         self.initial_grid = initial_grid
         self.max_iterations = max_iterations

@@ -80,7 +80,7 @@ def compare(module: AnomalibModule, model: ov.Model, images: Sequence[torch.Tens
 
 
 def describe(
-    module: AnomalibModule, path: Path, compression_type: CompressionType | None, quantized: list[Quantized]
+    module: AnomalibModule, path: Path, compression_type: CompressionType | str | None, quantized: list[Quantized]
 ) -> dict[str, Any]:
     """Entries of the report that say what was exported.
 
@@ -115,7 +115,7 @@ def describe(
         "calibration": {
             name: getattr(processor, name) for name in (*QUANTILES, "normal_images") if hasattr(processor, name)
         },
-        "compression": compression_type.value if compression_type else "fp32",
+        "compression": CompressionType(compression_type).value if compression_type else "fp32",
         "int8": [found._asdict() for found in quantized],
         "bytes": {file.name: file.stat().st_size for file in (path, path.with_suffix(".bin"))},
     }

@@ -13,6 +13,7 @@ from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 from torch import nn
 
+from anomalib_i3ad.components.arguments import sides_of
 from anomalib_i3ad.deploy import graph as graphs
 from anomalib_i3ad.deploy.graph import MODEL_INFO, OUTPUTS, OWN_INFO
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 #: Training images by which INT8 is calibrated, and images on which the graph is compared with torch.
 CALIBRATION_IMAGES = 64
 COMPARED_IMAGES = 16
+COMPRESSIONS = (CompressionType.FP16, CompressionType.INT8, CompressionType.INT8_PTQ)
 
 
 class ExportedGraph(nn.Module):
@@ -66,17 +68,13 @@ def convert(
     with TemporaryDirectory() as folder, torch.no_grad():
         graph(example)
         path = Path(folder) / "model.onnx"
-        settings = {"opset_version": 18, "verbose": False, **onnx_kwargs}
-        torch.onnx.export(
-            graph,
-            (example,),
-            path,
-            dynamo=True,
-            input_names=["input"],
-            output_names=[*OUTPUTS, *graph.detail_names],
-            dynamic_shapes=(shapes,),
-            **settings,
-        )
+        own = {
+            "dynamo": True,
+            "input_names": ["input"],
+            "output_names": [*OUTPUTS, *graph.detail_names],
+            "dynamic_shapes": (shapes,),
+        }
+        torch.onnx.export(graph, (example,), path, **{"opset_version": 18, "verbose": False, **onnx_kwargs, **own})
         model = ov.convert_model(path, **ov_kwargs)
     if input_size:
         model = graphs.fix_size(model, input_size)
@@ -112,12 +110,38 @@ def describe_for_runtimes(model: ov.Model, module: AnomalibModule) -> None:
             model.set_rt_info(value, [section, name])
 
 
+def check_exportable(
+    module: AnomalibModule, compression_type: CompressionType | str | None, datamodule: AnomalibDataModule | None
+) -> None:
+    """Check that a model can be exported so; arguments as :func:`export`.
+
+    Raises:
+        ValueError: If it is not calibrated or gives raw scores, INT8 has no images, or there is no such compression.
+    """
+    processor: Any = module.post_processor
+    if not processor:
+        msg = "post_processor: without one there are no labels; build the model with post_processor=True"
+        raise ValueError(msg)
+    if not (processor.enable_normalization and processor.enable_thresholding):
+        msg = "post_processor: exported are normalised scores and labels; leave its normalization and thresholding on"
+        raise ValueError(msg)
+    if not all(torch.isfinite(value) for value in (processor.image_threshold, processor.pixel_threshold)):
+        msg = "thresholds are not calibrated: fit the model, or load a fitted checkpoint, before exporting it"
+        raise ValueError(msg)
+    if compression_type not in {None, *COMPRESSIONS}:
+        msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
+        raise ValueError(msg)
+    if compression_type == CompressionType.INT8_PTQ and datamodule is None:
+        msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
+        raise ValueError(msg)
+
+
 def export(
     module: AnomalibModule,
     folder: Path,
     model_file_name: str = "model",
     input_size: tuple[int, int] | None = None,
-    compression_type: CompressionType | None = None,
+    compression_type: CompressionType | str | None = None,
     datamodule: AnomalibDataModule | None = None,
     onnx_kwargs: dict[str, Any] | None = None,
     ov_kwargs: dict[str, Any] | None = None,
@@ -132,7 +156,7 @@ def export(
         compression_type: ``None`` for FP32, ``FP16`` for half the file, ``INT8_PTQ`` for speed; ``INT8``
             compresses weights alone.
         datamodule: Its normal training images calibrate INT8, and are those on which graph and model are compared.
-        onnx_kwargs: Passed to :func:`torch.onnx.export`.
+        onnx_kwargs: Passed to :func:`torch.onnx.export`; names and shapes stay the graph's own.
         ov_kwargs: Passed to :func:`openvino.convert_model`.
 
     Returns:
@@ -142,24 +166,13 @@ def export(
         ValueError: If the model is not calibrated or does not normalise, the graph's results are not finite, INT8 has
             no images, or there is no such compression; nothing is written.
     """
-    if not module.post_processor:
-        msg = "post_processor: without one there are no labels; build the model with post_processor=True"
-        raise ValueError(msg)
-    thresholds: Any = module.post_processor
-    if not (thresholds.enable_normalization and thresholds.enable_thresholding):
-        msg = "post_processor: exported are normalised scores and labels; leave its normalization and thresholding on"
-        raise ValueError(msg)
-    if compression_type == CompressionType.INT8_ACQ:
-        msg = f"compression_type {compression_type}: choose FP16, INT8 (weights alone) or INT8_PTQ"
-        raise ValueError(msg)
-    if compression_type == CompressionType.INT8_PTQ and datamodule is None:
-        msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
-        raise ValueError(msg)
+    check_exportable(module, compression_type, datamodule)
     module = module.eval()
     network_size: Any = module.image_size
-    if not all(torch.isfinite(value) for value in (thresholds.image_threshold, thresholds.pixel_threshold)):
-        msg = "thresholds are not calibrated: fit the model, or load a fitted checkpoint, before exporting it"
-        raise ValueError(msg)
+    if input_size is not None:
+        input_size = sides_of("input_size", input_size)
+    elif not module.pre_processor:  # which would bring images of any size to the network's
+        input_size = network_size
     compared = training_images(datamodule, COMPARED_IMAGES, input_size) if datamodule else drawn_images(input_size)
     model = convert(module, input_size, onnx_kwargs or {}, ov_kwargs or {})
     describe_for_runtimes(model, module)

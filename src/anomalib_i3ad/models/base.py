@@ -16,7 +16,7 @@ from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
 
-from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
 from anomalib_i3ad.components.bit_depth import check_depth
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
@@ -94,13 +94,11 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        for side in size:
-            check_range("image_size", side, at_least=1)
+        size = sides_of("image_size", image_size)
         check_range("learning_rate", learning_rate, above=0)
         if max_train_steps is not None:
-            check_range("max_train_steps", max_train_steps, at_least=1)
-        check_range("seed", seed, at_least=0, below=2**64)  # what NumPy and torch take
+            check_count("max_train_steps", max_train_steps)
+        check_range("seed", seed, at_least=0, below=2**64, whole=True)  # what NumPy and torch take
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
             post_processor=post_processor,
@@ -260,8 +258,10 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         self._validate()
 
     def _validate(self) -> None:
-        trainer = self.trainer
-        if self._validated_at != trainer.global_step:
+        trainer, processor = self.trainer, self.post_processor
+        # a callback that averages weights also averages thresholds, those from before the first validation, too
+        lost = isinstance(processor, QuantilePostProcessor) and not processor.is_calibrated
+        if lost or self._validated_at != trainer.global_step:
             trainer.validating = True  # as Lightning's own training loop runs it
             trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
             trainer.training = True

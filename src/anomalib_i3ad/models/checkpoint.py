@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from anomalib_i3ad.post_processing import QUANTILES, QuantilePostProcessor
 
 logger = logging.getLogger(__name__)
+COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as Base
@@ -62,9 +63,10 @@ class CheckpointMixin(Base):
 
         Raises:
             ValueError: If the user set an argument that scores depend on and nothing calibrates again, or one of the
-                optimisers of a fit that goes on, or if the weights do not fit.
+                optimisers of a fit that goes on, if thresholds are another post-processor's, or weights do not fit.
         """
         processor = self.post_processor
+        self._check_post_processor(checkpoint.get("anomalib_post_processor_config"))
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
         mine = {**self.hparams, **{name: getattr(processor, name) for name in quantiles}}
         theirs = {**checkpoint.get("hyper_parameters", {}), **checkpoint.get("anomalib_post_processor_config", {})}
@@ -102,19 +104,46 @@ class CheckpointMixin(Base):
             data.setup(stage)  # it resizes as the model does
         self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
 
+    def _check_post_processor(self, config: dict[str, Any] | None) -> None:
+        """Refuse thresholds of ours in anomalib's post-processor, and the other way round: both read them otherwise."""
+        stage = self._trainer.state.fn if self._trainer else None
+        if not config or not self.post_processor or stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
+            return
+        ours = set(QUANTILES) <= set(config)
+        if ours != isinstance(self.post_processor, QuantilePostProcessor):
+            name = QuantilePostProcessor.__name__
+            theirs, mine = (name if one else f"another than {name}" for one in (ours, not ours))
+            msg = (
+                f"post_processor: the checkpoint's thresholds are of {theirs}, this model's is {mine}: build the model "
+                "with the one it was trained with, or calibrate again with Engine.validate"
+            )
+            raise ValueError(msg)
+
     def _rebuild(self, arguments: dict[str, Any]) -> None:
         """Become an untrained model with other arguments and the same components, in place."""
         trainer = self._trainer
-        components = ("pre_processor", "post_processor", "evaluator", "visualizer")
-        self.__init__(**arguments, **{name: getattr(self, name) or False for name in components})
+        components = {name: getattr(self, name) for name in COMPONENTS}
+        taken = signature(type(self)).parameters
+        if Parameter.VAR_KEYWORD in {one.kind for one in taken.values()}:
+            self.__init__(**arguments, **{name: component or False for name, component in components.items()})
+        else:  # a subclass with arguments of its own, which builds components that the trainer does not know
+            self.__init__(**{name: value for name, value in arguments.items() if name in taken})
+            for name, component in components.items():
+                setattr(self, name, component)
         if trainer and trainer.state.fn:
             self.trainer = trainer
             self.setup(trainer.state.fn)
 
     def _check_weights(self, state: dict[str, torch.Tensor], differing: str) -> None:
-        mine = {name: value.shape for name, value in self.model.state_dict(prefix="model.").items()}
-        if mine != {name: value.shape for name, value in state.items() if name.startswith("model.")}:
-            reason = "another version of it. Train it again, or use that version."
+        mine = {name: tuple(value.shape) for name, value in self.model.state_dict(prefix="model.").items()}
+        theirs = {name: tuple(value.shape) for name, value in state.items() if name.startswith("model.")}
+        if mine != theirs:
+            first = next(name for name in [*mine, *theirs] if mine.get(name) != theirs.get(name))
+            shapes = " and ".join(str(weights.get(first, "absent")) for weights in (theirs, mine))
+            reason = (
+                f"another version of it, other arguments, or as another model ({first} is {shapes} here). "
+                "Leave arguments to the checkpoint, or train again."
+            )
             if differing:
                 reason = f"{differing}. Build the model with the checkpoint's arguments."
             msg = f"the checkpoint does not fit this {type(self).__name__}: it was trained with {reason}"

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from copy import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -56,7 +58,10 @@ class IterativeMixin(ReconstructionMixin):
     def on_normal_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         """Apply a measurement to the scenes of the normal validation images, batch by batch, in full precision."""
         found = []
-        for batch in self.trainer.val_dataloaders or ():
+        # a loader of its own: one with persistent workers has a single iterator, which Lightning's loop holds
+        loader: Any = copy(self.trainer.val_dataloaders)
+        loader._iterator = None  # noqa: SLF001
+        for batch in islice(loader, int(self.trainer.num_val_batches[0])):
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image

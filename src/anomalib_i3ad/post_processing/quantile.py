@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, Batch, InferenceBatch
 from anomalib.data.utils import LabelName
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
@@ -121,6 +121,31 @@ class QuantilePostProcessor(PostProcessor):
         self.normal_images: int | None = None
         self._scores: list[torch.Tensor] = []
         self._maps: list[torch.Tensor] = []
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there is a threshold for images."""
+        return bool(torch.isfinite(self._image_threshold))
+
+    def _check_calibrated(self) -> None:
+        if (self.enable_normalization or self.enable_thresholding) and not self.is_calibrated:
+            msg = "thresholds are not calibrated: fit the model to its end, or load a checkpoint from there"
+            raise ValueError(msg)
+
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """As anomalib's.
+
+        Raises:
+            ValueError: If thresholds were never calibrated.
+        """
+        if not torch.compiler.is_exporting():
+            self._check_calibrated()
+        return super().forward(predictions)
+
+    def post_process_batch(self, batch: Batch) -> None:
+        """As :meth:`forward`, for batches of a test or a prediction."""
+        self._check_calibrated()
+        super().post_process_batch(batch)
 
     # named by anomalib for subclasses to extend
     @property

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_i3ad.components.arguments import check_choice, check_range
+from anomalib_i3ad.components.arguments import check_choice, check_count, check_range
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.patches import Windows, check_patches
@@ -45,7 +45,7 @@ class AnoGanModel(ImageModel):
         check_choice("inference", inference, get_args(Inference))
         check_choice("discrimination", discrimination, get_args(Discrimination))
         for name, value in (("width", width), ("latent_dim", latent_dim), ("search_steps", search_steps)):
-            check_range(name, value, at_least=1)
+            check_count(name, value)
         check_range("search_learning_rate", search_learning_rate, above=0)
         check_range("discrimination_weight", discrimination_weight, at_least=0, at_most=1)
         self.generator = Generator(patch_size, width, latent_dim)

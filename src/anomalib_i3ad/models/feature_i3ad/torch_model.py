@@ -1,11 +1,12 @@
 """FeatureI3AD's torch model: the iteration over the features of a frozen network."""
 
 from collections.abc import Sequence
+from math import lcm
 
 import torch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_own_size, check_range, check_sides
+from anomalib_i3ad.components.arguments import check_count, check_own_size
 from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
@@ -54,7 +55,7 @@ class FeatureI3ADModel(IterativeModel):
         image_score: Reduction,
     ) -> None:
         super().__init__(initial_grid, max_iterations, "mean_hidden", image_score)
-        check_range("width", width, at_least=1)
+        check_count("width", width)
         self.features = FrozenFeatures(backbone, layers, backbone_weights)
         channels, count = sum(self.features.channels), len(self.features.channels)
         self.inpainter = Inpainter(channels, count, width)
@@ -77,12 +78,14 @@ class FeatureI3ADModel(IterativeModel):
         check_own_size(height, width, self.image_size)
 
     def _check_sides(self, height: int, width: int) -> None:
-        """Backbone, grid and inpainter must fit."""
-        check_sides(height, width, max(CELL * self.inpainter.size_divisor, *self.features.strides), "network")
-        check_sides(height, width, CELL * self.initial_grid, f"initial_grid of {self.initial_grid}")
-        if min(height, width) // CELL // self.initial_grid <= 2 * MARGIN:
-            size = f"{height}x{width} pixels"
-            msg = f"initial_grid {self.initial_grid} leaves nothing visible of {size}: choose a smaller one"
+        """Backbone, grid and inpainter must fit, and a part and its margin must leave cells visible."""
+        divisor = lcm(CELL * self.inpainter.size_divisor, *self.features.strides, CELL * self.initial_grid)
+        least = CELL * self.initial_grid * (2 * MARGIN + 1)
+        if height % divisor or width % divisor or min(height, width) < least:
+            msg = (
+                f"image of {height}x{width} pixels: with initial_grid {self.initial_grid} sides are multiples of "
+                f"{divisor}, {divisor * -(-least // divisor)} or more (image_size)"
+            )
             raise ValueError(msg)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.arguments import check_own_size, check_range, check_sides
+from anomalib_i3ad.components.arguments import check_count, check_own_size, check_range, check_sides
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.gms import msgms_map
 from anomalib_i3ad.components.masks import random_cell_sets
@@ -29,11 +29,14 @@ class RiadModel(ImageModel):
         self, image_size: tuple[int, int], width: int, cell_sizes: Sequence[int], parts: int, seed: int
     ) -> None:
         super().__init__()
-        check_range("width", width, at_least=1)
-        check_range("number of cell_sizes", len(cell_sizes), at_least=1)
+        check_count("width", width)
+        if not isinstance(cell_sizes, Sequence):
+            msg = f"cell_sizes {cell_sizes!r} must be a list of sides in pixels"
+            raise ValueError(msg)  # noqa: TRY004  # as every wrong argument
+        check_count("number of cell_sizes", len(cell_sizes))
         for cell in cell_sizes:
-            check_range("cell_sizes", cell, at_least=1)
-        check_range("parts", parts, at_least=2, at_most=256)  # numbered in a byte
+            check_count("cell_sizes", cell)
+        check_range("parts", parts, at_least=2, at_most=256, whole=True)  # numbered in a byte
         self.unet = UNet(width)
         self.image_score = ImageScore("max")
         self.image_size = image_size

@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
-from anomalib_i3ad.components.arguments import check_choice, check_range
+from anomalib_i3ad.components.arguments import check_choice, check_count
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
 from anomalib_i3ad.components.residuals import RESIDUALS, Residual
@@ -74,7 +74,7 @@ class SsimAeModel(ImageModel):
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
         check_choice("score_residual", score_residual, RESIDUALS)
-        check_range("latent_dim", latent_dim, at_least=1)
+        check_count("latent_dim", latent_dim)
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
         self.image_score = ImageScore(image_score)
         self.size = size
