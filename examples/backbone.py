@@ -14,7 +14,7 @@ from pathlib import Path
 import timm
 from safetensors.torch import save_file
 
-from anomalib_i3ad.components.features import packaged_weights
+from anomalib_i3ad.models.feature_i3ad.features import packaged_weights
 
 BACKBONE = "tf_efficientnet_lite0"
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anomalib_i3ad import AnoGan, Textures
-from anomalib_i3ad.components.linearisable import ConvLayer
+from anomalib_i3ad.models.ano_gan.linearisable import ConvLayer
 from anomalib_i3ad.models.ano_gan.loss import cross_entropy, discriminator_loss, encoder_loss, generator_loss
 from anomalib_i3ad.models.ano_gan.networks import Critic, Generator
 from anomalib_i3ad.models.ano_gan.torch_model import AnoGanModel

@@ -19,9 +19,6 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad.components.arguments import check_range
-from anomalib_i3ad.components.features import FrozenFeatures, packaged_weights
-from anomalib_i3ad.components.gated_conv import GatedConv2d
-from anomalib_i3ad.components.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
@@ -30,6 +27,9 @@ from anomalib_i3ad.components.rounding import fold_normalisation, round_to_eight
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.ssim import prepare, ssim
 from anomalib_i3ad.components.stitching import draw_hidden
+from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, packaged_weights
+from anomalib_i3ad.models.i3ad.gated_conv import GatedConv2d
+from anomalib_i3ad.models.riad.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
 from anomalib_i3ad.pre_processing import AntialiasedResize
 from anomalib_i3ad.pre_processing.resize import _interpolation_weights
 
@@ -329,7 +329,7 @@ class TestFeatures:
     def _unrounded(cls) -> Iterator[None]:
         """Weights as they come; ``TestRounding`` has the rest."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("anomalib_i3ad.components.features.fold_normalisation", lambda _network: None)
+            patch.setattr("anomalib_i3ad.models.feature_i3ad.features.fold_normalisation", lambda _network: None)
             yield
 
     @pytest.fixture(scope="class")

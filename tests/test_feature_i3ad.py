@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
-from anomalib_i3ad.components.features import packaged_weights
 from anomalib_i3ad.components.rounding import fold_normalisation
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
+from anomalib_i3ad.models.feature_i3ad.features import packaged_weights
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
@@ -143,7 +143,7 @@ class TestResNet(ConfigurationTester):
     def _random_weights(cls):
         """Its ImageNet weights would be a download."""
         patch = pytest.MonkeyPatch()
-        patch.setattr("anomalib_i3ad.components.features.FrozenFeatures.load_pretrained", lambda _self: None)
+        patch.setattr("anomalib_i3ad.models.feature_i3ad.features.FrozenFeatures.load_pretrained", lambda _self: None)
         yield
         patch.undo()
 
@@ -356,7 +356,7 @@ class TestSchedule:
 class TestFeatureCache:
     @pytest.mark.parametrize("share", [1.0, 0.0])
     def test_computes_every_image_once(self, share: float, tmp_path: Path, monkeypatch, caplog) -> None:
-        monkeypatch.setattr("anomalib_i3ad.components.memory.SHARE", share)
+        monkeypatch.setattr("anomalib_i3ad.data.memory.SHARE", share)
         caplog.set_level("INFO")
         values = {name: torch.randn(2, 3).half().float() for name in "abcd"}
         store, computed = FeatureCache(4, (2, 3), tmp_path), []

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad import MVTec
-from anomalib_i3ad.components.features import FrozenFeatures, _PaddedConv2d
 from anomalib_i3ad.components.loops import repeat, repeat_active
 from anomalib_i3ad.deploy.graph import _limit, loops_of
+from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, _PaddedConv2d
 from anomalib_i3ad.registration import register_transform
 
 
@@ -103,13 +103,18 @@ class TestAnomalib:
                 asked.append((norm_min.item(), norm_max.item(), threshold.item()))
                 return preds
 
-        processor = Own()
+            def _apply_threshold(self, preds: Any, threshold: Any) -> Any:
+                compared.append(tuple(preds.shape))
+                return preds > threshold
+
+        processor, compared = Own(), []
         for name, value in (("image_min", 1.0), ("image_max", 2.0), ("_image_threshold", 3.0)):
             door(processor, name, where).fill_(value)
         for name, value in (("pixel_min", 4.0), ("pixel_max", 5.0), ("_pixel_threshold", 6.0)):
             door(processor, name, where).fill_(value)
         processor(InferenceBatch(pred_score=torch.zeros(1), anomaly_map=torch.zeros(1, 1, 2, 2)))
         assert asked == [(1, 2, 3), (4, 5, 6)], f"anomalib normalises otherwise than {where} expects"
+        assert compared == [(1,), (1, 1, 2, 2)], f"anomalib compares with thresholds otherwise than {where} expects"
 
 
 class _Counting(LightningModule):
@@ -211,7 +216,7 @@ class TestTimm:
 
     def test_blocks_behind_the_last_layer_can_be_left_out(self) -> None:
         whole = timm.create_model(self.BACKBONE, features_only=True, out_indices=(1, 2), exportable=True).eval()
-        blocks = door(whole, "blocks", "components.features.FrozenFeatures")
+        blocks = door(whole, "blocks", "models.feature_i3ad.features.FrozenFeatures")
         assert len(blocks) == 7, "timm leaves blocks out by itself: FrozenFeatures need not"
         image = torch.rand(1, 3, 64, 64)
         with torch.no_grad():

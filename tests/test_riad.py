@@ -9,9 +9,9 @@ from lightning import Callback, Trainer
 from scipy.ndimage import uniform_filter
 
 from anomalib_i3ad import Riad, Textures
-from anomalib_i3ad.components.gms import msgms_loss, msgms_map
-from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.components.ssim import ssim
+from anomalib_i3ad.models.riad.cell_sets import random_cell_sets
+from anomalib_i3ad.models.riad.gms import msgms_loss, msgms_map
 from anomalib_i3ad.models.riad.loss import riad_loss
 from anomalib_i3ad.models.riad.torch_model import RiadModel
 from anomalib_i3ad.models.riad.unet import UNet

@@ -34,33 +34,6 @@ def grid_holes(grid: int, height: int, width: int) -> torch.Tensor:
     return torch.stack([(member == k).float() for k in range(4)])[:, None]
 
 
-def random_cell_sets(cell: int, parts: int, height: int, width: int, rng: np.random.Generator) -> torch.Tensor:
-    """Divide square cells at random into equally large sets (RIAD, section 3.1).
-
-    Args:
-        cell: Side of a cell in pixels.
-        parts: Number of sets; they differ by at most one cell.
-        height: Image height in pixels.
-        width: Image width in pixels.
-        rng: Source of randomness.
-
-    Returns:
-        ``(height, width)`` uint8, the set each pixel belongs to, 0 to ``parts - 1``.
-
-    Raises:
-        ValueError: If ``cell`` does not divide both sides.
-    """
-    if height % cell or width % cell:
-        msg = (
-            f"cell_sizes {cell} does not divide the image of {height}x{width} pixels: "
-            f"choose an image_size that is a multiple of {cell}, or another cell size"
-        )
-        raise ValueError(msg)
-    rows, columns = height // cell, width // cell
-    member = rng.permutation(rows * columns).reshape(rows, columns) % parts
-    return torch.from_numpy(member.astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1))
-
-
 def free_form_hole(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Draw brush strokes and one box; at 256 px about 31 % of the pixels (Yu et al. 2019, section 3.4).
 

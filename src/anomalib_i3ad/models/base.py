@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
-from anomalib_i3ad.components.bit_depth import check_depth
+from anomalib_i3ad.data.bit_depth import check_depth
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 

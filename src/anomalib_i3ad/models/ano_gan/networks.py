@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from anomalib_i3ad.components.linearisable import ConvLayer, LinearisableSequential, Pullback
+from .linearisable import ConvLayer, LinearisableSequential, Pullback
 
 SMALLEST = 4  # side in pixels at which the generator starts and the discriminator ends
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 import numpy as np
 import torch
 
-from anomalib_i3ad.components.memory import fits_in_memory
+from anomalib_i3ad.data.memory import fits_in_memory
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
     A frozen network that was trained on ImageNet sees the image once. A small network learns to inpaint the features
     of hidden cells of normal images, and to predict its own error. At test, cells that differ from their inpainting by
-    more than usual are hidden and inpainted again from the cells that are left.
+    more than usual are hidden and inpainted again from the cells that are left. A fit validates once, at its end,
+    whatever the trainer's schedule.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both. Multiples of 8 times

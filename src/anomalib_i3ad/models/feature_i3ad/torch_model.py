@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_count, check_own_size
-from anomalib_i3ad.components.features import FrozenFeatures
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
 
+from .features import FrozenFeatures
 from .networks import Decoder, Inpainter
 from .usual import UsualError
 

@@ -6,10 +6,10 @@ Source: Yu et al., Free-Form Image Inpainting with Gated Convolution, ICCV 2019,
 import torch
 from torch import nn
 
-from anomalib_i3ad.components.gated_conv import GatedConv2d
 from anomalib_i3ad.components.stitching import composite
 
 from .contextual_attention import ContextualAttention
+from .gated_conv import GatedConv2d
 
 DILATIONS = (2, 4, 8, 16)
 

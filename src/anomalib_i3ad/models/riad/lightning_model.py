@@ -11,9 +11,9 @@ from anomalib.data import Batch
 from anomalib.models.components import AnomalibModule
 from torch import optim
 
-from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.models.base import ReconstructionMixin, image_of
 
+from .cell_sets import random_cell_sets
 from .loss import riad_loss
 from .torch_model import RiadModel
 

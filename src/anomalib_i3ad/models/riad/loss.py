@@ -3,8 +3,9 @@
 import torch
 from torch.nn import functional as F
 
-from anomalib_i3ad.components.gms import msgms_loss
 from anomalib_i3ad.components.ssim import ssim
+
+from .gms import msgms_loss
 
 
 def riad_loss(image: torch.Tensor, reconstruction: torch.Tensor) -> dict[str, torch.Tensor]:

