@@ -9,6 +9,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.pre_processing import PreProcessor
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import grid_holes
@@ -309,6 +310,12 @@ class TestHoles:
 
 
 class TestBadArguments:
+    def test_a_transform_that_normalises_is_refused(self) -> None:
+        normalise = Normalize([0.5] * 3, [0.5] * 3)
+        for transform in (normalise, Compose([AntialiasedResize([64, 64]), normalise])):
+            with pytest.raises(ValueError, match=r"pre_processor: the model takes images in \[0, 1\]; leave Normalize"):
+                I3AD(**TINY, pre_processor=PreProcessor(transform))
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -15,6 +15,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
+from torchvision.transforms.v2 import Compose, Normalize
 
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
 from anomalib_i3ad.data.bit_depth import check_depth
@@ -47,6 +48,11 @@ def seeded_by_lightning() -> bool:
     return "PL_GLOBAL_SEED" in os.environ
 
 
+def _normalises(transform: Any) -> bool:
+    parts = transform.transforms if isinstance(transform, Compose) else [transform]
+    return any(isinstance(part, Normalize) for part in parts)
+
+
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """Let gradients flow through a network, but not into its weights."""
@@ -71,13 +77,13 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
             was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
             generator is left as it was.
-        pre_processor: As in anomalib; by default a :class:`AntialiasedResize` to ``image_size``.
+        pre_processor: As in anomalib, without ``Normalize``; by default a :class:`AntialiasedResize` to ``image_size``.
         post_processor: As in anomalib; by default a :class:`QuantilePostProcessor`.
         evaluator: As in anomalib.
         visualizer: As in anomalib.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the pre-processor normalises images.
     """
 
     _validated_at = -1
@@ -98,6 +104,9 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         check_range("learning_rate", learning_rate, above=0)
         if max_train_steps is not None:
             check_count("max_train_steps", max_train_steps)
+        if isinstance(pre_processor, PreProcessor) and _normalises(pre_processor.transform):
+            msg = "pre_processor: the model takes images in [0, 1]; leave Normalize out"
+            raise ValueError(msg)
         check_range("seed", seed, at_least=0, below=2**64, whole=True)  # what NumPy and torch take
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,
