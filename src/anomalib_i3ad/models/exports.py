@@ -11,6 +11,8 @@ from anomalib.deploy import CompressionType
 from lightning import LightningModule
 from torchmetrics import Metric
 
+from anomalib_i3ad.post_processing import QuantilePostProcessor
+
 from .checkpoint import Base
 
 
@@ -34,9 +36,15 @@ class ExportMixin(Base):
             return super().to_torch(*args, **kwargs)
 
     def to_onnx(self, *args: Any, **kwargs: Any) -> Path:
-        """Export to ONNX as anomalib does, but from the CPU and with an operator set in which loops convert."""
+        """Export to ONNX as anomalib does, but from the CPU and with an operator set in which loops convert.
+
+        Raises:
+            ValueError: If the model is not calibrated.
+        """
         kwargs.setdefault("opset_version", 18)
         with on_cpu(self):
+            if isinstance(self.post_processor, QuantilePostProcessor):
+                self.post_processor.check_calibrated()
             return super().to_onnx(*args, **kwargs)
 
     def to_openvino(

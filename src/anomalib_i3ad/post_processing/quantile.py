@@ -127,24 +127,25 @@ class QuantilePostProcessor(PostProcessor):
         """Whether there is a threshold for images."""
         return bool(torch.isfinite(self._image_threshold))
 
-    def _check_calibrated(self) -> None:
+    def check_calibrated(self) -> None:
+        """Check that there is what scores are normalised by and compared with.
+
+        Raises:
+            ValueError: If thresholds were never calibrated.
+        """
         if (self.enable_normalization or self.enable_thresholding) and not self.is_calibrated:
             msg = "thresholds are not calibrated: fit the model to its end, or load a checkpoint from there"
             raise ValueError(msg)
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
-        """As anomalib's.
-
-        Raises:
-            ValueError: If thresholds were never calibrated.
-        """
+        """As anomalib's, if there are thresholds; see :meth:`check_calibrated`."""
         if not torch.compiler.is_exporting():
-            self._check_calibrated()
+            self.check_calibrated()
         return super().forward(predictions)
 
     def post_process_batch(self, batch: Batch) -> None:
         """As :meth:`forward`, for batches of a test or a prediction."""
-        self._check_calibrated()
+        self.check_calibrated()
         super().post_process_batch(batch)
 
     # named by anomalib for subclasses to extend
