@@ -38,6 +38,7 @@ from anomalib_i3ad.deploy import (
     sources,
 )
 from anomalib_i3ad.deploy.drawn_images import drawn_images
+from anomalib_i3ad.deploy.engine import CPU_CACHE
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
@@ -224,6 +225,49 @@ class TestInspector:
         assert "no cache" in caplog.text
         assert Inspector(exported, cache=tmp_path / "cache").inspect(make_pixels()).score == expected
         assert list((tmp_path / "cache").iterdir())
+
+    def test_a_cache_that_is_cut_ends_nothing(self, exported: Path, tmp_path: Path) -> None:
+        for _ in range(2):  # the second is read from the cache
+            inspector = Inspector(exported, cache=tmp_path)
+        expected = inspector.inspect(make_pixels()).score
+        (blob,) = tmp_path.glob("*.blob")
+        if sys.platform == "linux":
+            assert str(blob) not in Path("/proc/self/maps").read_text()
+            blob.chmod(0o644)
+            os.truncate(blob, 0)
+        assert inspector.inspect(make_pixels()).score == expected
+        assert 0 <= inspector.inspect(make_pixels(80, 60)).score < 1
+
+    def test_an_openvino_that_runs_loops_wrongly_is_refused(
+        self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert convert.main(["--model", str(exported), "--out", str(tmp_path / "unrolled.xml"), "--unroll"]) == 0
+        for version in ("2025.2.0-19140-c01cd93e24d-releases/2025/2", "2026.3.1-1-x"):
+            monkeypatch.setattr(ov, "__version__", version)
+            refused = f'{exported}: has a loop.* OpenVINO {version[:8]} .*"openvino>=2026\\.4".* convert --unroll'
+            with pytest.raises(ModelError, match=refused):
+                Inspector(exported)
+            assert 0 <= Inspector(tmp_path / "unrolled.xml").inspect(make_pixels()).score < 1
+        for version in ("2026.4.0-1-x", "2027.0.0-1-x"):
+            monkeypatch.setattr(ov, "__version__", version)
+            assert 0 <= Inspector(exported).inspect(make_pixels()).score < 1
+
+    def test_nothing_is_kept_of_each_size_where_that_can_be_said(
+        self, exported: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected, asked = Inspector(exported).inspect(make_pixels()).score, []
+
+        class Core(ov.Core):
+            def set_property(self, *what: object) -> None:
+                if what[0] == "CPU":
+                    asked.append(what[1])
+                    msg = "NotFound: Unsupported property"
+                    raise RuntimeError(msg)
+                super().set_property(*what)
+
+        monkeypatch.setattr(ov, "Core", Core)
+        assert Inspector(exported).inspect(make_pixels()).score == expected
+        assert asked == [{CPU_CACHE: 0}]
 
     def test_needs_neither_torch_nor_anomalib(self, exported: Path, tmp_path: Path) -> None:
         Image.fromarray(make_pixels()).save(tmp_path / "image.png")

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 import anomalib_i3ad
 from anomalib_i3ad.deploy import Inspector
+from anomalib_i3ad.deploy.engine import LOOPS_SINCE
 from anomalib_i3ad.registration import FOLLOWERS
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +106,15 @@ def test_what_the_edge_imports_is_the_base_install(metadata: Message) -> None:
     for path in (*top, *(PACKAGE / "deploy").rglob("*.py")):
         found |= imports(parsed(path).body)
     assert found == declared(metadata, "")
+
+
+def test_no_openvino_is_installed_that_the_runtime_refuses(metadata: Message) -> None:
+    (asked,) = {
+        one.specifier for one in map(Requirement, metadata.get_all("Requires-Dist", [])) if one.name == "openvino"
+    }
+    year, release = LOOPS_SINCE
+    assert not asked.contains(f"{year}.{release - 1}.9")
+    assert asked.contains(f"{year}.{release}.0")
 
 
 def test_everything_imported_is_declared_by_base_and_train(metadata: Message) -> None:

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal, NamedTuple, get_args
@@ -16,6 +17,8 @@ from .graph import (
     FP32,
     RECONSTRUCTION,
     ModelError,
+    loops_of,
+    new_core,
     one_at_a_time,
     read_model,
     thresholds_of,
@@ -27,6 +30,10 @@ from .masks import mask_of
 logger = logging.getLogger(__name__)
 
 Hint = Literal["latency", "throughput"]
+#: OpenVINO's first version in which a loop that runs zero times does not give the previous image's result.
+LOOPS_SINCE = (2026, 4)
+#: Of the CPU: for how many sizes of images it keeps its kernels.
+CPU_CACHE = "CPU_RUNTIME_CACHE_CAPACITY"
 
 
 class Inspection(NamedTuple):
@@ -67,6 +74,23 @@ def usable_cache(folder: str | Path | None) -> dict[str, str]:
         logger.warning("%s: no cache, the model is compiled at each start (%s)", folder, error.strerror)
         return {}
     return {"CACHE_DIR": str(folder)}
+
+
+def check_loops(graph: ov.Model, path: str | Path) -> None:
+    """Check that this OpenVINO runs the loops of a graph as they are meant.
+
+    Raises:
+        ModelError: If it does not.
+    """
+    version = ov.__version__.partition("-")[0]
+    if loops_of(graph) and tuple(map(int, re.findall(r"\d+", version)[:2])) < LOOPS_SINCE:
+        needed = ".".join(map(str, LOOPS_SINCE))
+        msg = (
+            f"{path}: has a loop, and where none of its iterations is needed, OpenVINO {version} "
+            f'gives the result of the image before; pip install "openvino>={needed}", '
+            "or give the file that anomalib-i3ad convert --unroll writes"
+        )
+        raise ModelError(msg)
 
 
 def fitted(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -111,8 +135,9 @@ class Inspector:
         if hint not in get_args(Hint):
             msg = f"hint {hint!r} must be one of {', '.join(get_args(Hint))}"
             raise ValueError(msg)
-        core = ov.Core()
+        core = new_core()
         graph = with_details(with_image_input(read_model(model)))
+        check_loops(graph, model)
         image, pixel = thresholds_of(graph)
         self.image_threshold = image if image_threshold is None else image_threshold
         self.pixel_threshold = pixel if pixel_threshold is None else pixel_threshold
@@ -122,6 +147,8 @@ class Inspector:
         if re.split("[.:]", device)[0] not in known | {"AUTO", "MULTI", "HETERO", "BATCH"}:
             msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
             raise ModelError(msg)
+        with suppress(RuntimeError):  # or the CPU keeps what it made for each size of images; known until it is not
+            core.set_property("CPU", {CPU_CACHE: 0})
         try:
             self._compiled = core.compile_model(one_at_a_time(graph), device, config)
         except RuntimeError as error:

@@ -45,6 +45,16 @@ def files_of(path: str | Path) -> tuple[Path, Path]:
     return files
 
 
+def new_core() -> ov.Core:
+    """OpenVINO, that copies the files it reads.
+
+    One that is replaced or cut while it is mapped would change the model that is running, or end its process.
+    """
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})
+    return core
+
+
 def read_model(path: str | Path) -> ov.Model:
     """Read an exported model and check that it is one, and that its weights are its own.
 
@@ -55,11 +65,8 @@ def read_model(path: str | Path) -> ov.Model:
         ModelError: If it is not there, not readable, not ours, or comes with another model's weights.
     """
     path, _ = files_of(path)
-    core = ov.Core()
-    # or a file that is replaced meanwhile would change the model that is running, or end its process
-    core.set_property({"ENABLE_MMAP": False})
     try:
-        model = core.read_model(path)
+        model = new_core().read_model(path)
     except RuntimeError as error:
         msg = f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]}); export the model again"
         raise ModelError(msg) from error
