@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -38,6 +39,7 @@ from anomalib_i3ad.deploy import (
     sources,
 )
 from anomalib_i3ad.deploy.drawn_images import drawn_images
+from anomalib_i3ad.deploy.engine import CPU_CACHE
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
@@ -77,6 +79,17 @@ def folder(tmp_path: Path) -> Path:
         name = f"sub/{seed:03}.png" if seed % 2 else f"{seed:03}.png"
         (path / name).write_bytes(encode(make_pixels(64, 64, seed)))
     return path
+
+
+def brightness(shift: float, threshold: float = 0.5) -> ov.Model:
+    """Graph whose score is the mean of an image, and a shift; its map is the image with that."""
+    image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
+    score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
+    results = (score, ops.greater(score, np.float32(threshold)), ops.add(image, np.float32(shift)), image)
+    model = ov.Model([ops.result(result) for result in results], [image], "brightness")
+    for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
+        output.get_tensor().set_names({name})
+    return model
 
 
 def command(model: Path, source: Path | str, out: Path, *more: str) -> list[str]:
@@ -152,9 +165,69 @@ class TestInspector:
         with pytest.raises(ImageError, match=r"needed is \(H, W, 3\) RGB"):
             Inspector(exported).inspect(image)
 
+    @pytest.mark.parametrize("image", [None, 0, b"image.png", [[[0, 0, 0]]], np.uint8(3)])
+    def test_refuses_what_is_neither_image_nor_path(self, exported: Path, image: object) -> None:
+        with pytest.raises(ImageError, match=f"image of type {type(image).__name__}: needed is"):
+            Inspector(exported).inspect(image)
+
     def test_names_a_file_that_cannot_be_read(self, exported: Path, tmp_path: Path) -> None:
+        inspector = Inspector(exported)
         with pytest.raises(ImageError, match=r"gone.png: cannot be read: No such file"):
-            Inspector(exported).inspect(tmp_path / "gone.png")
+            inspector.inspect(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=r"cannot be read: .*null"):
+            inspector.inspect("a\0b.png")
+
+    def test_a_ticket_is_finished_once(self, exported: Path) -> None:
+        inspector = Inspector(exported)
+        expected = [inspector.inspect(make_pixels(seed=seed)).score for seed in range(2)]
+        first = inspector.start(make_pixels())
+        assert inspector.finish(first).score == expected[0]
+        tickets = [inspector.start(make_pixels(seed=seed)) for seed in range(2)]
+        for _ in range(2):
+            with pytest.raises(ImageError, match="its result was taken before; finish each ticket once"):
+                inspector.finish(first)
+        assert [inspector.finish(ticket).score for ticket in tickets] == expected
+        assert len(set(inspector._free)) == len(inspector._free)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+    def test_a_forked_process_is_told_to_make_its_own(self, exported: Path) -> None:
+        code = """
+import os, sys, warnings
+import numpy as np
+from anomalib_i3ad.deploy import Inspector
+warnings.simplefilter("ignore")  # of forks beside threads
+inspector, image = Inspector(sys.argv[1]), np.zeros((64, 64, 3), np.uint8)
+child = os.fork()
+try:
+    inspector.inspect(image)
+except RuntimeError as error:
+    print(error, flush=True)
+    os._exit(3)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+        run = [sys.executable, "-c", code, str(exported)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (3, "the Inspector was made in another process; make one in each\n")
+
+    def test_scores_that_are_not_normalised_are_no_result(self, tmp_path: Path) -> None:
+        model = brightness(0)
+        image = np.full((8, 8, 3), 255, np.uint8)
+        graph.save_model(model, tmp_path / "normalised.xml")
+        assert Inspector(tmp_path / "normalised.xml").inspect(image).score == pytest.approx(1, abs=1e-6)
+        graph.save_model(brightness(2.5), tmp_path / "raw.xml")
+        with pytest.raises(ImageError, match=r"score is 3\.5, so .* not normalised; export it with .*post-processor"):
+            Inspector(tmp_path / "raw.xml").inspect(image)
+
+    def test_details_that_are_gone_are_told(self, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+        model = graph.read_model(exported)
+        names = graph.detail_names(model)
+        assert graph.RECONSTRUCTION in names
+        graph.save_model(graph.set_detail_names(model, [*names, "lost"]), tmp_path / "model.xml")
+        with pytest.raises(ModelError, match=r"model\.xml: its details lost are not in the graph; export the model"):
+            Inspector(tmp_path / "model.xml")
+        assert command_line.main(command(tmp_path / "model.xml", tmp_path, tmp_path / "out")) == 2
+        assert capfd.readouterr().err.count("\n") == 1
 
     def test_keeps_a_copy_of_what_it_inspects(self, exported: Path) -> None:
         """A camera's buffer holds the next image at once."""
@@ -193,6 +266,7 @@ class TestInspector:
             Inspector(tmp_path / "model.xml")
 
     def test_names_a_device_that_is_not_there(self, exported: Path) -> None:
+        assert Inspector(exported, device="cpu").inspect(make_pixels()).score > 0
         with pytest.raises(ModelError, match=r"device GPU\.7: not on this machine, which has CPU"):
             Inspector(exported, device="GPU.7")
         with pytest.raises(ValueError, match=r"image_threshold 2 must lie in \[0, 1\]"):
@@ -224,6 +298,49 @@ class TestInspector:
         assert "no cache" in caplog.text
         assert Inspector(exported, cache=tmp_path / "cache").inspect(make_pixels()).score == expected
         assert list((tmp_path / "cache").iterdir())
+
+    def test_a_cache_that_is_cut_ends_nothing(self, exported: Path, tmp_path: Path) -> None:
+        for _ in range(2):  # the second is read from the cache
+            inspector = Inspector(exported, cache=tmp_path)
+        expected = inspector.inspect(make_pixels()).score
+        (blob,) = tmp_path.glob("*.blob")
+        if sys.platform == "linux":
+            assert str(blob) not in Path("/proc/self/maps").read_text()
+            blob.chmod(0o644)
+            os.truncate(blob, 0)
+        assert inspector.inspect(make_pixels()).score == expected
+        assert 0 <= inspector.inspect(make_pixels(80, 60)).score < 1
+
+    def test_an_openvino_that_runs_loops_wrongly_is_refused(
+        self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert convert.main(["--model", str(exported), "--out", str(tmp_path / "unrolled.xml"), "--unroll"]) == 0
+        for version in ("2025.2.0-19140-c01cd93e24d-releases/2025/2", "2026.3.1-1-x"):
+            monkeypatch.setattr(ov, "__version__", version)
+            refused = f'{exported}: has a loop.* OpenVINO {version[:8]} .*"openvino>=2026\\.4".* convert --unroll'
+            with pytest.raises(ModelError, match=refused):
+                Inspector(exported)
+            assert 0 <= Inspector(tmp_path / "unrolled.xml").inspect(make_pixels()).score < 1
+        for version in ("2026.4.0-1-x", "2027.0.0-1-x"):
+            monkeypatch.setattr(ov, "__version__", version)
+            assert 0 <= Inspector(exported).inspect(make_pixels()).score < 1
+
+    def test_nothing_is_kept_of_each_size_where_that_can_be_said(
+        self, exported: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        expected, asked = Inspector(exported).inspect(make_pixels()).score, []
+
+        class Core(ov.Core):
+            def set_property(self, *what: object) -> None:
+                if what[0] == "CPU":
+                    asked.append(what[1])
+                    msg = "NotFound: Unsupported property"
+                    raise RuntimeError(msg)
+                super().set_property(*what)
+
+        monkeypatch.setattr(ov, "Core", Core)
+        assert Inspector(exported).inspect(make_pixels()).score == expected
+        assert asked == [{CPU_CACHE: 0}]
 
     def test_needs_neither_torch_nor_anomalib(self, exported: Path, tmp_path: Path) -> None:
         Image.fromarray(make_pixels()).save(tmp_path / "image.png")
@@ -327,6 +444,42 @@ class TestDecoding:
         assert np.abs(decoding.decode(data).astype(int) - pixels).max() < 30
         with pytest.raises(ImageError, match="incomplete JPEG"):  # whatever a preview or comment may hold
             decoding.decode(data[:-2])
+
+    @pytest.mark.parametrize("big", [False, True])
+    def test_a_tiff_of_several_pages_is_refused(self, exported: Path, tmp_path: Path, big: bool) -> None:
+        pixels = [make_pixels(seed=seed) for seed in range(3)]
+        first, *others = map(Image.fromarray, pixels)
+        first.save(tmp_path / "one.tiff", big_tiff=big)
+        assert (decoding.read_image(tmp_path / "one.tiff") == pixels[0]).all()
+        first.save(tmp_path / "three.tiff", save_all=True, append_images=others, big_tiff=big)
+        with pytest.raises(ImageError, match=r"three\.tiff: has 3 pages; save each as a file of its own"):
+            Inspector(exported).inspect(tmp_path / "three.tiff")
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
+    def test_small_copies_and_masks_are_no_pages(self, order: str, big: bool) -> None:
+        def tiff(kinds: list[int], last: int = 0) -> bytes:
+            """TIFF file of pages that have nothing but their kind; behind the last, what lies at ``last``."""
+            head = b"II" if order == "<" else b"MM"
+            head += struct.pack(order + ("HHHQ" if big else "HI"), *([43, 8, 0, 16] if big else [42, 8]))
+            page, length = (order + "QHHQI4xQ", 36) if big else (order + "HHHIII", 18)
+            ends = [*(len(head) + length * number for number in range(1, len(kinds))), last]
+            pages = (struct.pack(page, 1, 254, 4, 1, kind, end) for kind, end in zip(kinds, ends, strict=True))
+            return head + b"".join(pages)
+
+        for kinds, pages in (([0], 1), ([0, 0], 2), ([0, 1, 4, 5], 1), ([1, 0], 1), ([0, 2, 2], 3)):
+            assert decoding._tiff_pages(tiff(kinds)) == pages
+        for damaged in (tiff([0, 0], last=16 if big else 8), tiff([0, 0], last=2**31), tiff([0, 0, 0])[:-16]):
+            assert decoding._tiff_pages(damaged) == 2
+
+    @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
+    @pytest.mark.parametrize("largest", [1, 100, 254, 1023, 4095])
+    def test_pgm_and_ppm_that_would_be_misread_are_refused(self, kind: bytes, largest: int) -> None:
+        pixels = b"0 0 0 " if kind < b"P4" else bytes(6)
+        for head in (b"%s 1 1 %d\n", b"%s\n# a camera's 9 9 255\n1 #\r1\n%d\n"):
+            with pytest.raises(ImageError, match=f"largest value is {largest}; save it with 255"):
+                decoding.decode(head % (kind, largest) + pixels)
+            assert decoding.decode(head % (kind, 255) + pixels).shape == (1, 1, 3)
 
     def test_a_damaged_png_is_no_image(self) -> None:
         data = bytearray(encode(make_pixels()))
@@ -578,7 +731,9 @@ class TestSources:
         result = Inspector(exported).inspect(make_pixels(seed=3))
         assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
 
-    def test_a_video_that_ends_early_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_video_that_ends_early_is_told(
+        self, exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+    ) -> None:
         path = tmp_path / "video.avi"
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (90, 70))
         for seed in range(20):
@@ -592,6 +747,10 @@ class TestSources:
         assert [record.message for record in caplog.records] == [
             f"{path}: {read} frames can be read of the 20 that it tells of"
         ]
+        for _ in range(2):
+            assert command_line.main(command(exported, path, tmp_path / "out")) == 1
+            assert f"{20 - read} frame that cannot be read" in capfd.readouterr().err
+        assert not any(row["error"] for row in rows_of(tmp_path / "out"))
 
     def test_a_folder_may_be_named_by_digits(self, exported: Path, folder: Path, tmp_path: Path) -> None:
         folder.rename("2024")
@@ -797,16 +956,7 @@ class TestConvert:
     def test_counts_labels_that_change(self) -> None:
         means = np.array([image.mean() / 255 for image in drawn_images(None)])
 
-        def brightness(shift: float) -> ov.Model:
-            image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
-            score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
-            results = (score, ops.greater(score, np.float32(means.mean())), ops.add(image, np.float32(shift)), image)
-            model = ov.Model([ops.result(result) for result in results], [image], "brightness")
-            for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
-                output.get_tensor().set_names({name})
-            return model
-
-        found = convert.difference(brightness(0), brightness(0.5))
+        found = convert.difference(brightness(0, means.mean()), brightness(0.5, means.mean()))
         assert found == (pytest.approx(0.5, abs=1e-5), (means < means.mean()).sum(), 4)
 
     def test_a_smaller_size_is_compared_with_the_images_own(self, exported: Path, tmp_path: Path) -> None:
@@ -838,6 +988,22 @@ class TestConvert:
         assert self.convert(exported, out, "--image-input") == 2
         assert f"the model cannot be written; is the disk full?: '{out}'" in capsys.readouterr().err
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Windows has no full device")
+    @pytest.mark.parametrize("stdout", ["cp1252", "/dev/full", "closed pipe"])
+    def test_nobody_who_reads_what_it_tells_changes_no_exit_code(
+        self, exported: Path, tmp_path: Path, stdout: str
+    ) -> None:
+        listener, out = os.open(os.devnull if stdout == "cp1252" else "/dev/full", os.O_WRONLY), tmp_path / "零件.xml"
+        if stdout == "closed pipe":
+            reading, listener = os.pipe()
+            os.close(reading)
+        run = [sys.executable, "-m", "anomalib_i3ad", "convert", "--model", str(exported), "--out", str(out)]
+        env = {**os.environ, "PYTHONIOENCODING": "cp1252"} if stdout == "cp1252" else None
+        done = subprocess.run(run, env=env, stdout=listener, stderr=subprocess.PIPE, check=False)
+        os.close(listener)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert graph.read_model(out).inputs
 
     @pytest.mark.parametrize("forms", [[], ["--size", "70", "90"], ["--fp16", "--image-input"]])
     def test_takes_a_model_of_fixed_size(self, fixed: Path, tmp_path: Path, forms: list[str]) -> None:

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 import anomalib_i3ad
 from anomalib_i3ad.deploy import Inspector
+from anomalib_i3ad.deploy.engine import LOOPS_SINCE
 from anomalib_i3ad.registration import FOLLOWERS
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,15 @@ def test_what_the_edge_imports_is_the_base_install(metadata: Message) -> None:
     assert found == declared(metadata, "")
 
 
+def test_no_openvino_is_installed_that_the_runtime_refuses(metadata: Message) -> None:
+    (asked,) = {
+        one.specifier for one in map(Requirement, metadata.get_all("Requires-Dist", [])) if one.name == "openvino"
+    }
+    year, release = LOOPS_SINCE
+    assert not asked.contains(f"{year}.{release - 1}.9")
+    assert asked.contains(f"{year}.{release}.0")
+
+
 def test_everything_imported_is_declared_by_base_and_train(metadata: Message) -> None:
     found = set()
     for path in PACKAGE.rglob("*.py"):
@@ -128,6 +138,14 @@ def test_without_the_extra_a_line_says_how_to_get_it(arguments: list[str]) -> No
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"anomalib-i3ad {arguments[0]}: {HINT}\n"
+
+
+def test_without_the_extra_a_command_that_is_none_is_told() -> None:
+    code = WITHOUT + "from anomalib_i3ad.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "inspekt"], capture_output=True, text=True, check=False)
+    known = "inspect, convert, benchmark, evaluate, report, train, fit, validate, test, predict, export"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"anomalib-i3ad inspekt: there is no such command; there are {known}\n"
 
 
 def test_without_the_extra_importing_a_model_says_how_to_get_it() -> None:
