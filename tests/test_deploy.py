@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -371,6 +372,42 @@ class TestDecoding:
         assert np.abs(decoding.decode(data).astype(int) - pixels).max() < 30
         with pytest.raises(ImageError, match="incomplete JPEG"):  # whatever a preview or comment may hold
             decoding.decode(data[:-2])
+
+    @pytest.mark.parametrize("big", [False, True])
+    def test_a_tiff_of_several_pages_is_refused(self, exported: Path, tmp_path: Path, big: bool) -> None:
+        pixels = [make_pixels(seed=seed) for seed in range(3)]
+        first, *others = map(Image.fromarray, pixels)
+        first.save(tmp_path / "one.tiff", big_tiff=big)
+        assert (decoding.read_image(tmp_path / "one.tiff") == pixels[0]).all()
+        first.save(tmp_path / "three.tiff", save_all=True, append_images=others, big_tiff=big)
+        with pytest.raises(ImageError, match=r"three\.tiff: has 3 pages; save each as a file of its own"):
+            Inspector(exported).inspect(tmp_path / "three.tiff")
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
+    def test_small_copies_and_masks_are_no_pages(self, order: str, big: bool) -> None:
+        def tiff(kinds: list[int], last: int = 0) -> bytes:
+            """TIFF file of pages that have nothing but their kind; behind the last, what lies at ``last``."""
+            head = b"II" if order == "<" else b"MM"
+            head += struct.pack(order + ("HHHQ" if big else "HI"), *([43, 8, 0, 16] if big else [42, 8]))
+            page, length = (order + "QHHQI4xQ", 36) if big else (order + "HHHIII", 18)
+            ends = [*(len(head) + length * number for number in range(1, len(kinds))), last]
+            pages = (struct.pack(page, 1, 254, 4, 1, kind, end) for kind, end in zip(kinds, ends, strict=True))
+            return head + b"".join(pages)
+
+        for kinds, pages in (([0], 1), ([0, 0], 2), ([0, 1, 4, 5], 1), ([1, 0], 1), ([0, 2, 2], 3)):
+            assert decoding._tiff_pages(tiff(kinds)) == pages
+        for damaged in (tiff([0, 0], last=16 if big else 8), tiff([0, 0], last=2**31), tiff([0, 0, 0])[:-16]):
+            assert decoding._tiff_pages(damaged) == 2
+
+    @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
+    @pytest.mark.parametrize("largest", [1, 100, 254, 1023, 4095])
+    def test_pgm_and_ppm_that_would_be_misread_are_refused(self, kind: bytes, largest: int) -> None:
+        pixels = b"0 0 0 " if kind < b"P4" else bytes(6)
+        for head in (b"%s 1 1 %d\n", b"%s\n# a camera's 9 9 255\n1 #\r1\n%d\n"):
+            with pytest.raises(ImageError, match=f"largest value is {largest}; save it with 255"):
+                decoding.decode(head % (kind, largest) + pixels)
+            assert decoding.decode(head % (kind, 255) + pixels).shape == (1, 1, 3)
 
     def test_a_damaged_png_is_no_image(self) -> None:
         data = bytearray(encode(make_pixels()))

@@ -16,6 +16,10 @@ MOST_PIXELS = 32_000_000
 # as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
+#: TIFF with addresses of 64 bits; how a page's kind is tagged, and bits of it: a small copy or a mask of another page.
+BIG_TIFF, KIND, NO_PAGE = (b"II+\0", b"MM\0+"), 254, 0b101
+#: Start of a PGM or PPM file up to its largest value; comments may stand between the numbers.
+PNM = re.compile(rb"P[2356]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
 JPEG_END, JPEG_MARKER = 0xD9, re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
 
@@ -52,6 +56,34 @@ def _jpeg_fault(data: bytes) -> str | None:
     return "incomplete JPEG file: cut off, or still being written"
 
 
+def _tiff_pages(data: bytes) -> int:
+    """Pages of a TIFF file, as far as its list of them can be followed; small copies and masks of pages are none."""
+    order, big = "<" if data.startswith(b"II") else ">", data.startswith(BIG_TIFF)
+    count, entry, address, first = ("Q", 20, "Q", 8) if big else ("H", 12, "I", 4)
+    pages, known = 0, set[int]()
+    try:
+        (at,) = struct.unpack_from(order + address, data, first)
+        while at and at not in known:
+            known.add(at)
+            (tags,) = struct.unpack_from(order + count, data, at)
+            at += struct.calcsize(count)
+            tag, value = struct.unpack_from(f"{order}H{entry - 2 - struct.calcsize(address)}xI", data, at)
+            pages += not (tag == KIND and value & NO_PAGE)
+            (at,) = struct.unpack_from(order + address, data, at + entry * tags)
+    except (struct.error, OverflowError):
+        pass  # damaged: the decoder will say how
+    return pages
+
+
+def _misread(data: bytes) -> str | None:
+    """What about a whole file would be read otherwise than it is meant."""
+    if data.startswith(TIFF + BIG_TIFF) and (pages := _tiff_pages(data)) > 1:
+        return f"has {pages} pages; save each as a file of its own"
+    if (start := PNM.match(data)) and start[3].lstrip(b"0") not in {b"255", b"65535"}:
+        return f"PGM or PPM file whose largest value is {start[3].decode()}; save it with 255"
+    return None
+
+
 def fault(data: bytes) -> str | None:
     """What is wrong with a file before its pixels are looked at; decoders return half images without a word.
 
@@ -75,8 +107,9 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file.
 
     Gray, palette, CMYK and transparent images become 8-bit RGB, 16-bit colours lose their lower 8 bits, and the
-    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there, and
-    TIFF files with transparent parts, which OpenCV would darken.
+    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there, TIFF
+    files with transparent parts, which OpenCV would darken, or several pages, of which it would read the first, and PGM
+    and PPM files whose largest value is another than it takes for white.
 
     Args:
         data: Content of the file.
@@ -87,7 +120,7 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         ImageError: If it is no image, or not a whole one.
     """
-    wrong = fault(data)
+    wrong = fault(data) or _misread(data)
     if wrong:
         raise ImageError(wrong)
     flags = cv2.IMREAD_UNCHANGED if data.startswith(TIFF) else FLAGS  # which would not tell of transparency
@@ -128,8 +161,8 @@ def read_file(path: str | Path) -> bytes:
             msg = "not a file with content"
             raise ImageError(msg)
         return Path(path).read_bytes()
-    except OSError as error:
-        msg = f"cannot be read: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # the latter of a path that holds a zero byte
+        msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise ImageError(msg) from error
 
 
