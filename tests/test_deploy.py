@@ -81,6 +81,17 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+def brightness(shift: float, threshold: float = 0.5) -> ov.Model:
+    """Graph whose score is the mean of an image, and a shift; its map is the image with that."""
+    image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
+    score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
+    results = (score, ops.greater(score, np.float32(threshold)), ops.add(image, np.float32(shift)), image)
+    model = ov.Model([ops.result(result) for result in results], [image], "brightness")
+    for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
+        output.get_tensor().set_names({name})
+    return model
+
+
 def command(model: Path, source: Path | str, out: Path, *more: str) -> list[str]:
     return ["--model", str(model), "--source", str(source), "--out", str(out), *more]
 
@@ -154,9 +165,69 @@ class TestInspector:
         with pytest.raises(ImageError, match=r"needed is \(H, W, 3\) RGB"):
             Inspector(exported).inspect(image)
 
+    @pytest.mark.parametrize("image", [None, 0, b"image.png", [[[0, 0, 0]]], np.uint8(3)])
+    def test_refuses_what_is_neither_image_nor_path(self, exported: Path, image: object) -> None:
+        with pytest.raises(ImageError, match=f"image of type {type(image).__name__}: needed is"):
+            Inspector(exported).inspect(image)
+
     def test_names_a_file_that_cannot_be_read(self, exported: Path, tmp_path: Path) -> None:
+        inspector = Inspector(exported)
         with pytest.raises(ImageError, match=r"gone.png: cannot be read: No such file"):
-            Inspector(exported).inspect(tmp_path / "gone.png")
+            inspector.inspect(tmp_path / "gone.png")
+        with pytest.raises(ImageError, match=r"cannot be read: .*null"):
+            inspector.inspect("a\0b.png")
+
+    def test_a_ticket_is_finished_once(self, exported: Path) -> None:
+        inspector = Inspector(exported)
+        expected = [inspector.inspect(make_pixels(seed=seed)).score for seed in range(2)]
+        first = inspector.start(make_pixels())
+        assert inspector.finish(first).score == expected[0]
+        tickets = [inspector.start(make_pixels(seed=seed)) for seed in range(2)]
+        for _ in range(2):
+            with pytest.raises(ImageError, match="its result was taken before; finish each ticket once"):
+                inspector.finish(first)
+        assert [inspector.finish(ticket).score for ticket in tickets] == expected
+        assert len(set(inspector._free)) == len(inspector._free)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+    def test_a_forked_process_is_told_to_make_its_own(self, exported: Path) -> None:
+        code = """
+import os, sys, warnings
+import numpy as np
+from anomalib_i3ad.deploy import Inspector
+warnings.simplefilter("ignore")  # of forks beside threads
+inspector, image = Inspector(sys.argv[1]), np.zeros((64, 64, 3), np.uint8)
+child = os.fork()
+try:
+    inspector.inspect(image)
+except RuntimeError as error:
+    print(error, flush=True)
+    os._exit(3)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+        run = [sys.executable, "-c", code, str(exported)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (3, "the Inspector was made in another process; make one in each\n")
+
+    def test_scores_that_are_not_normalised_are_no_result(self, tmp_path: Path) -> None:
+        model = brightness(0)
+        image = np.full((8, 8, 3), 255, np.uint8)
+        graph.save_model(model, tmp_path / "normalised.xml")
+        assert Inspector(tmp_path / "normalised.xml").inspect(image).score == pytest.approx(1, abs=1e-6)
+        graph.save_model(brightness(2.5), tmp_path / "raw.xml")
+        with pytest.raises(ImageError, match=r"score is 3\.5, so .* not normalised; export it with .*post-processor"):
+            Inspector(tmp_path / "raw.xml").inspect(image)
+
+    def test_details_that_are_gone_are_told(self, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+        model = graph.read_model(exported)
+        names = graph.detail_names(model)
+        assert graph.RECONSTRUCTION in names
+        graph.save_model(graph.set_detail_names(model, [*names, "lost"]), tmp_path / "model.xml")
+        with pytest.raises(ModelError, match=r"model\.xml: its details lost are not in the graph; export the model"):
+            Inspector(tmp_path / "model.xml")
+        assert command_line.main(command(tmp_path / "model.xml", tmp_path, tmp_path / "out")) == 2
+        assert capfd.readouterr().err.count("\n") == 1
 
     def test_keeps_a_copy_of_what_it_inspects(self, exported: Path) -> None:
         """A camera's buffer holds the next image at once."""
@@ -195,6 +266,7 @@ class TestInspector:
             Inspector(tmp_path / "model.xml")
 
     def test_names_a_device_that_is_not_there(self, exported: Path) -> None:
+        assert Inspector(exported, device="cpu").inspect(make_pixels()).score > 0
         with pytest.raises(ModelError, match=r"device GPU\.7: not on this machine, which has CPU"):
             Inspector(exported, device="GPU.7")
         with pytest.raises(ValueError, match=r"image_threshold 2 must lie in \[0, 1\]"):
@@ -878,16 +950,7 @@ class TestConvert:
     def test_counts_labels_that_change(self) -> None:
         means = np.array([image.mean() / 255 for image in drawn_images(None)])
 
-        def brightness(shift: float) -> ov.Model:
-            image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
-            score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
-            results = (score, ops.greater(score, np.float32(means.mean())), ops.add(image, np.float32(shift)), image)
-            model = ov.Model([ops.result(result) for result in results], [image], "brightness")
-            for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
-                output.get_tensor().set_names({name})
-            return model
-
-        found = convert.difference(brightness(0), brightness(0.5))
+        found = convert.difference(brightness(0, means.mean()), brightness(0.5, means.mean()))
         assert found == (pytest.approx(0.5, abs=1e-5), (means < means.mean()).sum(), 4)
 
     def test_a_smaller_size_is_compared_with_the_images_own(self, exported: Path, tmp_path: Path) -> None:

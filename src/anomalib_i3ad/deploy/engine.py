@@ -1,6 +1,7 @@
 """Inspection of single images by an exported model: NumPy, OpenVINO and OpenCV are all it needs."""
 
 import logging
+import os
 import re
 import time
 from contextlib import suppress
@@ -55,9 +56,9 @@ class Inspection(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """An image under inspection; see :meth:`Inspector.start`."""
+    """An image under inspection, and its request until that is finished; see :meth:`Inspector.start`."""
 
-    request: ov.InferRequest
+    request: list[ov.InferRequest]
     image: np.ndarray
     started: float
 
@@ -103,11 +104,11 @@ def fitted(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 class Inspector:
-    """An exported model, ready to inspect; threads may share it.
+    """An exported model, ready to inspect; threads may share it, processes may not.
 
     Args:
         model: The ``.xml`` file, its ``.bin`` file beside it.
-        device: OpenVINO's name of a device: ``CPU``, ``GPU``, ``NPU``, or ``AUTO`` for the best there is.
+        device: OpenVINO's name of a device: ``CPU``, ``GPU``, ``NPU``, or ``AUTO`` for the best there is; in any case.
         hint: ``latency`` for one image after the other, ``throughput`` for many at a time.
         cache: Folder in which compiled models are kept, for a quick start.
         image_threshold: Score above which an image is anomalous; ``None`` for that of the file, which is 0.5 unless
@@ -143,6 +144,7 @@ class Inspector:
         self.pixel_threshold = pixel if pixel_threshold is None else pixel_threshold
         # GPUs would halve the precision, and scores would differ from those of the thresholds
         config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
+        device = device.upper()
         known = {name.partition(".")[0] for name in core.available_devices}  # of two GPUs GPU.0 and GPU.1 are listed
         if re.split("[.:]", device)[0] not in known | {"AUTO", "MULTI", "HETERO", "BATCH"}:
             msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
@@ -163,6 +165,7 @@ class Inspector:
         #: How many images are best under inspection at a time.
         self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._free: list[ov.InferRequest] = []
+        self._process = os.getpid()
 
     def start(self, image: np.ndarray) -> Ticket:
         """Begin to inspect an image; more than ``parallel`` under way gain nothing.
@@ -176,7 +179,14 @@ class Inspector:
 
         Raises:
             ImageError: If it is no such image, or inference cannot start.
+            RuntimeError: If this process was forked from the one that made the inspector.
         """
+        if os.getpid() != self._process:  # OpenVINO's threads are not here, and it would wait for them forever
+            msg = "the Inspector was made in another process; make one in each"
+            raise RuntimeError(msg)
+        if not isinstance(image, np.ndarray):
+            msg = f"image of type {type(image).__name__}: needed is an array, or to inspect, the path of a file"
+            raise ImageError(msg)
         if image.dtype != np.uint8 or image.ndim not in {2, 3} or not image.size or image.shape[2:] not in {(), (3,)}:
             msg = f"image of shape {image.shape} and type {image.dtype}: needed is (H, W, 3) RGB or (H, W), uint8"
             raise ImageError(msg)
@@ -197,15 +207,19 @@ class Inspector:
             self._free.append(request)
             msg = f"inference cannot start: {str(error).strip().splitlines()[-1]}"
             raise ImageError(msg) from error
-        return Ticket(request, image, time.perf_counter())
+        return Ticket([request], image, time.perf_counter())
 
     def finish(self, ticket: Ticket) -> Inspection:
         """Wait for an image's result.
 
         Raises:
-            ImageError: If it is not finite, or inference failed.
+            ImageError: If it is not finite or not normalised, inference failed, or it was taken before.
         """
-        request = ticket.request
+        try:
+            request = ticket.request.pop()
+        except IndexError as error:  # another image may have the request by now
+            msg = "its result was taken before; finish each ticket once"
+            raise ImageError(msg) from error
         try:
             request.wait()
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
@@ -218,6 +232,12 @@ class Inspector:
             milliseconds = request.latency
             if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
                 msg = "the model's result is not finite"
+                raise ImageError(msg)
+            if score > 1:
+                msg = (
+                    f"its score is {score:.6g}, so the model's scores are not normalised; export it with anomalib's "
+                    "default post-processor, whose enable_normalization is True"
+                )
                 raise ImageError(msg)
         except RuntimeError as error:
             raise ImageError(str(error).strip().splitlines()[-1]) from error
@@ -237,7 +257,7 @@ class Inspector:
         Raises:
             ImageError: If it is no image, or inference failed; the message names the file.
         """
-        if isinstance(image, np.ndarray):
+        if not isinstance(image, str | Path):
             return self.finish(self.start(image))
         try:
             return self.finish(self.start(read_image(image)))

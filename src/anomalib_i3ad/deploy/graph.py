@@ -62,7 +62,7 @@ def read_model(path: str | Path) -> ov.Model:
         path: The ``.xml`` file; its ``.bin`` file lies beside it.
 
     Raises:
-        ModelError: If it is not there, not readable, not ours, or comes with another model's weights.
+        ModelError: If it is not there, not readable, not ours or not whole, or comes with another model's weights.
     """
     path, _ = files_of(path)
     try:
@@ -89,6 +89,10 @@ def read_model(path: str | Path) -> ov.Model:
                 f"{path.with_suffix('.bin')}: not the weights that {path.name} was written with; copy both files again"
             )
             raise ModelError(msg)
+    gone = set(detail_names(model)) - _tensor_names(model)
+    if gone:
+        msg = f"{path}: its details {', '.join(sorted(gone))} are not in the graph; export the model again"
+        raise ModelError(msg)
     return model
 
 
@@ -135,6 +139,10 @@ def set_detail_names(model: ov.Model, names: list[str]) -> ov.Model:
     """Note which tensors inside the graph explain a result; changes the model in place."""
     model.set_rt_info(" ".join(names), [OWN_INFO, DETAILS])
     return model
+
+
+def _tensor_names(model: ov.Model) -> set[str]:
+    return {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
 
 
 def with_details(model: ov.Model) -> ov.Model:
@@ -249,7 +257,7 @@ def unroll(model: ov.Model) -> ov.Model:
             last.get_tensor().set_names(output.get_names())
             _redirect(output, last)
     model.validate_nodes_and_infer_types()
-    left = {name for node in model.get_ordered_ops() for output in node.outputs() for name in output.get_names()}
+    left = _tensor_names(model)
     return set_detail_names(model, [name for name in detail_names(model) if name in left])
 
 
