@@ -16,6 +16,7 @@ from collections import Counter
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -213,6 +214,62 @@ class TestWatch:
         assert look() == []
         assert passed == {sources.BEFORE: 3, "folder of results": 1}
 
+    def test_tells_once_that_its_folder_is_lost_and_once_that_it_is_back(
+        self, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        passed: Counter[str] = Counter()
+        frames = sources.watched_frames(source, {}, threading.Event(), None, passed)
+        assert len(list(iter(partial(next, frames), None))) == 5
+        assert not passed  # not even none of a kind
+        source.rename(tmp_path / "away")
+        assert [next(frames) for _ in range(3)] == [None] * 3
+        (tmp_path / "away").rename(source)
+        assert [next(frames) for _ in range(3)] == [None] * 3  # and nothing is inspected anew
+        assert [record.message for record in caplog.records] == [
+            f"{source}: cannot be read any more: No such file or directory; waiting for it",
+            f"{source}: is back",
+        ]
+
+    def test_forgets_files_that_are_gone_unless_all_are(self, source: Path, tmp_path: Path) -> None:
+        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        away = tmp_path / "away"
+        away.mkdir()
+
+        def moved(names: list[str], there: Path, back: Path) -> list[str]:
+            """Names of the look after the one that missed these files."""
+            for name in names:
+                (there / name).rename(back / name)
+            assert next(frames) is None
+            for name in names:
+                (back / name).rename(there / name)
+            return [frame.name for frame in iter(partial(next, frames), None)]
+
+        every = [frame.name for frame in iter(partial(next, frames), None)]
+        assert len(every) == 5
+        assert moved(every, source, away) == []  # as of a disk that is not mounted
+        assert moved(every[1:3], source, away) == every[1:3]
+
+    def test_rests_for_longer_than_it_looks(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock, below, rests = [0.0], sources._images_below, []
+
+        def pass_by(seconds: float) -> bool:
+            clock[0] += seconds
+            return True
+
+        class Stop:
+            is_set = staticmethod(lambda: False)
+            wait = staticmethod(rests.append)
+
+        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(sources, "_is_whole", lambda _: pass_by(100))
+        monkeypatch.setattr(sources, "_images_below", lambda *of: (path for path in below(*of) if pass_by(0.5)))
+        frames = sources.watched_frames(source, {}, Stop(), None, Counter())
+        for _ in range(2):
+            while next(frames) is not None:
+                pass_by(1000)
+        next(frames)
+        assert rests == [sources.RESTS * 5 * 0.5] * 2
+
     def test_a_file_that_stays_locked_is_inspected_in_the_end(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -227,6 +284,59 @@ class TestWatch:
         (source / "1.bmp").write_bytes(content(1)[:-1])
         assert not sources._is_whole(source / "1.bmp")
         assert not sources._is_whole(source / "gone.bmp")
+
+
+def test_what_was_inspected_before_is_passed_over_until_the_end_is_asked_for(source: Path) -> None:
+    done = {path.name: sources.stamp_of(path) for path in source.iterdir()}
+    stop, read = threading.Event(), []
+
+    def frames() -> sources.Frames:
+        for frame in sources.folder_frames(source):
+            read.append(frame.name)
+            if len(read) == 3:
+                stop.set()
+            yield frame
+
+    passed: Counter[str] = Counter()
+    assert list(sources._not_done(frames(), done, passed, stop)) == []
+    assert (len(read), passed[sources.BEFORE]) == (3, 2)
+
+
+class TestNoImage:
+    def test_is_an_error_of_a_first_run(
+        self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+    ) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        arguments = command(exported, empty, tmp_path / "out")
+        for _ in range(2):
+            assert command_line.main(arguments) == 1
+            told = [line for line in capfd.readouterr().err.splitlines() if "inspect: " in line]
+            needed = ".bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"
+            assert told == [f"anomalib-i3ad inspect: {empty}: holds no image; needed are {needed}"]
+            (empty / "notes.txt").write_text("no image")
+        shutil.copy(source / "0.bmp", empty)
+        assert command_line.main(arguments) == 0
+        (empty / "0.bmp").unlink()
+        assert command_line.main(arguments) == 0
+        assert "holds no image" not in capfd.readouterr().err
+
+    def test_is_none_of_a_watch(
+        self, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin = command_line.run
+
+        def run(*arguments: object) -> object:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return begin(*arguments)
+
+        monkeypatch.setattr(command_line, "run", run)
+        (tmp_path / "empty").mkdir()
+        for more in ([], ["--watch"]):
+            assert command_line.main(command(exported, tmp_path / "empty", tmp_path / "out", *more)) == 143
+        errors = capfd.readouterr().err
+        assert errors.count("0 images, ") == 2
+        assert "holds no image" not in errors
 
 
 class TestPassedOver:

@@ -12,15 +12,17 @@ from contextlib import closing
 from pathlib import Path
 from threading import Event
 
+from .decoding import SUFFIXES
 from .engine import Inspector
 from .graph import ModelError, files_of
 from .pipeline import run
 from .progress import say
 from .results import Results
 from .results_folder import PICTURES, ClaimError, claimed
-from .sources import UNREADABLE, SourceError, frames_of, identity_of
+from .sources import MISSING, UNREADABLE, SourceError, frames_of, identity_of
 
-#: Exit codes beside 0: some images or folders could not be inspected; the run could not start, or could not write.
+#: Exit codes beside 0: some images, frames or folders could not be inspected, or there was no image; the run could not
+#: start, or could not write.
 SOME_FAILED, CANNOT = 1, 2
 
 
@@ -30,8 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anomalib-i3ad inspect",
         description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
         "changed is inspected. Another model, threshold, source or format needs another --out, or --again.",
-        epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, 2 the run cannot start or write, "
-        "128 + n ended by signal n.",
+        epilog="Exit codes: 0 done, 1 some images, frames or folders could not be inspected, or there was no image, "
+        "2 the run cannot start or write, 128 + n ended by signal n.",
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
     parser.add_argument("--source", required=True, help="folder, image, video, number of a camera or stream address")
@@ -113,4 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
     if signals:
         return 128 + signals[0]
-    return SOME_FAILED if progress.failed or passed[UNREADABLE] else 0
+    nothing = not (chosen.watch or progress.images or results.done)
+    if nothing:
+        say(f"anomalib-i3ad inspect: {chosen.source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
+    return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] or passed[MISSING] else 0

@@ -22,13 +22,16 @@ from .results_folder import is_folder_of_results
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks into a watched folder, for which a file must be unchanged, and after which a part of one is
-#: taken as it is.
+#: Least seconds between looks into a watched folder; seconds for which a file must be unchanged, and after which a
+#: part of one is taken as it is.
 POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
+#: A look at many files is rested from for so many times as long as it took.
+RESTS = 4
 #: Most digits of a camera's number.
 DIGITS = 4
-#: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
-BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
+#: How images are counted that were passed over because nothing about them changed, and what there is that nobody could
+#: look at.
+BEFORE, UNREADABLE, MISSING = "inspected before", "folder that cannot be read", "frame that cannot be read"
 
 
 class SourceError(Exception):
@@ -64,6 +67,15 @@ def stamp_of(path: Path) -> Stamp:
 def _real(path: Path) -> Path:
     """Where a path leads; unlike ``Path.resolve``, no error for a link that leads to itself."""
     return Path(os.path.realpath(path))
+
+
+def _why_unseen(folder: Path) -> str:
+    """Why nobody can look into a folder; empty if one can."""
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _file_frame(path: Path, name: str) -> Frame:
@@ -121,6 +133,14 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
+def _is_lost(folder: Path, before: bool) -> bool:
+    """Whether nobody can look into a watched folder; tells when that is another than before."""
+    why = _why_unseen(folder)
+    if bool(why) != before:
+        logger.warning("%s: %s", folder, f"cannot be read any more: {why}; waiting for it" if why else "is back")
+    return bool(why)
+
+
 def watched_frames(
     folder: Path, done: Mapping[str, Stamp], stop: Event, own: Path | None, passed: Counter[str]
 ) -> Frames:
@@ -135,10 +155,13 @@ def watched_frames(
     """
     taken = dict(done)
     seen: dict[str, tuple[Stamp, float]] = {}
+    lost = False
     while not stop.is_set():
-        counts = Counter[str]()
+        counts, there, began = Counter[str](), set[str](), time.monotonic()
+        lost = _is_lost(folder, lost)
         for path in _images_below(folder, own, counts):
             name = path.relative_to(folder).as_posix()
+            there.add(name)
             try:
                 stamp, now = stamp_of(path), time.monotonic()
                 if taken.get(name) == stamp:
@@ -154,14 +177,24 @@ def watched_frames(
                 seen.pop(name)
                 taken[name] = stamp
                 yield Frame(name, partial(read_image, path), stamp)
+            began += time.monotonic() - now  # reading and inspecting it is no part of the look
+        rest = max(POLL, RESTS * (time.monotonic() - began))
+        if there and not counts[UNREADABLE]:  # or a disk that was away for a while would be inspected anew
+            for known in (taken, seen):
+                for name in known.keys() - there:
+                    del known[name]
         passed.clear()
-        passed.update(counts)
+        passed.update(+counts)
         yield None
-        stop.wait(POLL)
+        stop.wait(rest)
 
 
-def video_frames(path: str) -> Frames:
+def video_frames(path: str, passed: Counter[str] | None = None) -> Frames:
     """Frames of a video file, numbered from 0.
+
+    Args:
+        path: The file.
+        passed: Counts frames that the file tells of and that cannot be read.
 
     Raises:
         SourceError: If it cannot be opened.
@@ -176,6 +209,8 @@ def video_frames(path: str) -> Frames:
         if not there:
             if number < told:
                 logger.warning("%s: %d frames can be read of the %d that it tells of", path, number, told)
+                if passed is not None:
+                    passed[MISSING] += told - number
             return
         name = f"{Path(path).name}#{number:08d}"
         yield Frame(name, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB), stamp)
@@ -234,8 +269,10 @@ def _own_folder(path: Path, pictures: Path) -> Path:
     return out if path in out.parents else pictures
 
 
-def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str]) -> Frames:
+def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str], stop: Event) -> Frames:
     for frame in frames:
+        if stop.is_set():
+            return
         if frame is not None and frame.stamp is not None and done.get(frame.name) == frame.stamp:
             passed[BEFORE] += 1
         else:
@@ -256,7 +293,7 @@ def frames_of(
     Args:
         source: Folder, image, video, number of a camera, or address of a stream (``rtsp://...``).
         done: Images to pass over as long as their files are like this.
-        stop: Ends cameras and watched folders.
+        stop: Ends the source.
         watch: Go on with what arrives in the folder.
         pictures: Folder of the run's own pictures; no image is taken from it, nor from the folder that it lies in
             where that is below the source.
@@ -277,11 +314,10 @@ def frames_of(
     if camera:
         return camera_frames(Camera(int(source) if source.isdecimal() else source, stop))
     if path.is_dir():
-        try:
-            os.scandir(path).close()
-        except OSError as error:
-            msg = f"{source}: the folder cannot be read: {error.strerror}"
-            raise SourceError(msg) from error
+        why = _why_unseen(path)
+        if why:
+            msg = f"{source}: the folder cannot be read: {why}"
+            raise SourceError(msg)
         frames = folder_frames(path, own, passed)
     elif not path.is_file():
         msg = f"{source}: there is no such folder or file; cameras are named by their number or an address with ://"
@@ -289,5 +325,5 @@ def frames_of(
     elif path.suffix.lower() in SUFFIXES:
         frames = iter([_file_frame(path, path.name)])
     else:
-        frames = video_frames(source)
-    return _not_done(frames, done, passed)
+        frames = video_frames(source, passed)
+    return _not_done(frames, done, passed, stop)
