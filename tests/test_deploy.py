@@ -989,6 +989,22 @@ class TestConvert:
         assert f"the model cannot be written; is the disk full?: '{out}'" in capsys.readouterr().err
         assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Windows has no full device")
+    @pytest.mark.parametrize("stdout", ["cp1252", "/dev/full", "closed pipe"])
+    def test_nobody_who_reads_what_it_tells_changes_no_exit_code(
+        self, exported: Path, tmp_path: Path, stdout: str
+    ) -> None:
+        listener, out = os.open(os.devnull if stdout == "cp1252" else "/dev/full", os.O_WRONLY), tmp_path / "零件.xml"
+        if stdout == "closed pipe":
+            reading, listener = os.pipe()
+            os.close(reading)
+        run = [sys.executable, "-m", "anomalib_i3ad", "convert", "--model", str(exported), "--out", str(out)]
+        env = {**os.environ, "PYTHONIOENCODING": "cp1252"} if stdout == "cp1252" else None
+        done = subprocess.run(run, env=env, stdout=listener, stderr=subprocess.PIPE, check=False)
+        os.close(listener)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert graph.read_model(out).inputs
+
     @pytest.mark.parametrize("forms", [[], ["--size", "70", "90"], ["--fp16", "--image-input"]])
     def test_takes_a_model_of_fixed_size(self, fixed: Path, tmp_path: Path, forms: list[str]) -> None:
         assert self.convert(fixed, tmp_path / "out.xml", *forms) == 0

@@ -1,7 +1,6 @@
 """``anomalib-i3ad convert``: an exported model in the form that a device or a server wants."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import openvino as ov
 from .drawn_images import drawn_images
 from .engine import fitted
 from .graph import FP32, OUTPUTS, ModelError, fixed_size, in_form, read_model, save_model, served_path, takes_bytes
+from .progress import say
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="anomalib-i3ad convert",
         description="Bring an exported model into the form that a device or a server wants. Needs no torch.",
+        epilog="Exit codes: 0 written, 2 the model cannot be read, converted or written.",
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
     parser.add_argument("--out", required=True, type=Path, help="file to write, NAME.xml")
@@ -104,10 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = difference(read_model(chosen.model), model)
         save_model(model, out)
     except (ModelError, ValueError, OSError, RuntimeError) as error:
-        print(f"anomalib-i3ad convert: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        say(f"anomalib-i3ad convert: {str(error).strip().splitlines()[-1]}")
         return 2
-    print(
+    say(
         f"{out}: score and map differ from {chosen.model} by at most {found.largest:.1e}, "
-        f"and {found.labels} labels, on {found.images} drawn images"
+        f"and {found.labels} labels, on {found.images} drawn images",
+        to="stdout",
     )
     return 0

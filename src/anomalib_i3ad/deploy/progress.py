@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -16,15 +17,15 @@ REMEMBERED, LISTED = 10_000, 20
 ON_TERMINAL, ELSEWHERE = 0.2, 30.0
 
 
-def say(text: str, end: str = "\n") -> None:
-    """Write to standard error, if that can be: nobody who listens, or a full disk, must not stop a line."""
-    if sys.stderr is None:
+def say(text: str, end: str = "\n", to: Literal["stderr", "stdout"] = "stderr") -> None:
+    """Write, if that can be: nobody who listens, a full disk, or letters a console has not, must not stop a line."""
+    if getattr(sys, to) is None:
         return
     try:
-        print(text, end=end, file=sys.stderr, flush=True)
+        print(text, end=end, file=getattr(sys, to), flush=True)
     except (OSError, ValueError):
         # what could not be written would be tried again at the end, and change the exit code
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+        setattr(sys, to, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 class Progress:
