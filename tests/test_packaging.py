@@ -140,6 +140,14 @@ def test_without_the_extra_a_line_says_how_to_get_it(arguments: list[str]) -> No
     assert done.stderr == f"anomalib-i3ad {arguments[0]}: {HINT}\n"
 
 
+def test_without_the_extra_a_command_that_is_none_is_told() -> None:
+    code = WITHOUT + "from anomalib_i3ad.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "inspekt"], capture_output=True, text=True, check=False)
+    known = "inspect, convert, benchmark, evaluate, report, train, fit, validate, test, predict, export"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"anomalib-i3ad inspekt: there is no such command; there are {known}\n"
+
+
 def test_without_the_extra_importing_a_model_says_how_to_get_it() -> None:
     code = WITHOUT + "from anomalib_i3ad import I3AD"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

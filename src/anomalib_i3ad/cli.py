@@ -13,13 +13,15 @@ COMMANDS = EDGE | {
     "evaluate": "evaluation.evaluate",
     "report": "evaluation.report",
 }
+#: Commands of anomalib.
+ANOMALIBS = ("train", "fit", "validate", "test", "predict", "export")
 #: Parsers of commands whose modules take seconds to import.
 PARSERS = {
     "benchmark": benchmark_parser,
     "evaluate": evaluate_parser,
     "report": report_parser,
 }
-HELP = """\
+HELP = f"""\
 usage: anomalib-i3ad COMMAND ...
 
 For the edge, by the base install:
@@ -32,7 +34,7 @@ To compare models, by anomalib-i3ad[train]:
   report     one HTML file: how a trained model does on its test images, and why
 
 anomalib's, with this plugin's models and data, by anomalib-i3ad[train]; their --help is anomalib's:
-  train, fit, validate, test, predict, export
+  {", ".join(ANOMALIBS)}
 
 options:
   -h, --help  show this and exit; COMMAND --help explains a command
@@ -49,6 +51,10 @@ def main() -> None:
     if command == "--version":
         print(f"anomalib-i3ad {__version__}")  # noqa: T201
         return
+    if not (command in COMMANDS or command in ANOMALIBS or command.startswith("-")):
+        known = ", ".join([*COMMANDS, *ANOMALIBS])
+        print(f"anomalib-i3ad {command}: there is no such command; there are {known}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     if command in PARSERS:
         PARSERS[command]().parse_args(arguments)  # shows help and mistakes before what takes seconds is imported
     if command not in EDGE:
