@@ -21,11 +21,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 VERDICT = r"^(.+\.png): (\w+), score ([\d.]+)"
 
 
-def run(script: str, *arguments: object) -> str:
-    """Run a script; returns what it prints."""
+def run(script: str, *arguments: object, code: int = 0) -> str:
+    """Run a script that ends with this exit code; returns what it prints."""
     command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == code, done.stderr[-3000:]
     return done.stdout
 
 
@@ -124,7 +124,7 @@ def test_own_images_and_the_line_agree(run_here: Callable[..., str], texture_roo
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     xml = re.findall(r"--model (\S+)", trained)[0]
-    told = run("line.py", xml, broken, *judged, "--out", tmp_path / "anomalous")
+    told = run("line.py", xml, broken, *judged, "--out", tmp_path / "anomalous", code=1)
     found = re.findall(VERDICT + r", \d iterations, \d+ ms$", told, re.MULTILINE)
     at_the_line = {path: (word.lower(), float(score)) for path, word, score in found}
     assert at_the_line.keys() == judged.keys()
@@ -167,3 +167,32 @@ def test_the_line_tells_no_iterations_of_a_model_that_has_none(tmp_path: Path) -
         threshold.fill_(0.5)
     told = run("line.py", model.to_openvino(tmp_path), picture, "--out", tmp_path)
     assert re.fullmatch(VERDICT + r", \d+ ms\n", told)
+
+
+def test_the_line_writes_a_picture_for_each_image(exported: Path, tmp_path: Path) -> None:
+    images = [tmp_path / name for name in ("1/a/x.png", "2/a/x.png", "2/a_x.png", "2%2Fa/x.png", "2/a/x.png.jpg")]
+    for seed, path in enumerate(images):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(seed).integers(256, size=(64, 64, 3), dtype=np.uint8)
+        path.write_bytes(cv2.imencode(".png", noise)[1].tobytes())
+    told = run("line.py", exported, *images, "--threshold", 0, "--out", tmp_path / "out")
+    assert told.count(": anomalous, score ") == len(list((tmp_path / "out").iterdir())) == len(images)
+    (tmp_path / "taken").write_text("a file")
+    run("line.py", exported, images[0], "--threshold", 0, "--out", tmp_path / "taken", code=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["nowhere.xml", "a.png"], "nowhere.xml: there is no such file; a model is an .xml file"),
+        (["model.xml", "a.png", "--threshold", "7"], "image_threshold 7.0 must lie in [0, 1]"),
+    ],
+)
+def test_the_line_says_in_one_line_why_it_cannot_start(
+    more: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["line.py", *more])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / "line.py"))
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"line.py: error: {told}")
