@@ -308,6 +308,7 @@ class TestBadArguments:
             ({"discrimination_weight": float("nan")}, "discrimination_weight nan must be"),
             ({"encoder_share": 1.0}, "encoder_share 1.0 must be a finite number > 0 and < 1$"),
             ({"feature_weight": -1.0}, "feature_weight -1.0 must be a finite number >= 0$"),
+            ({"betas": (0.5,)}, r"betas \(0.5,\) must be two numbers"),
             ({"betas": (0.5, 1.0)}, "betas 1.0 must be a finite number >= 0 and < 1$"),
         ],
     )

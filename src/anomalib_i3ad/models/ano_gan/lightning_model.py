@@ -84,6 +84,9 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         check_range("encoder_share", encoder_share, above=0, below=1)
         check_range("feature_weight", feature_weight, at_least=0)
+        if len(betas) != 2:
+            msg = f"betas {betas!r} must be two numbers"
+            raise ValueError(msg)
         for beta in betas:
             check_range("betas", beta, at_least=0, below=1)
         self.automatic_optimization = False
