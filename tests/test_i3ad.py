@@ -321,7 +321,7 @@ class TestBadArguments:
         [
             ({"initial_grid": 6}, "image of 64x64 pixels: the initial_grid of 6 takes sides that are multiples of 6"),
             ({"initial_grid": 3}, "initial_grid 3 must be an even number"),
-            ({"initial_grid": 4.0}, "initial_grid 4.0 must be an even number"),
+            ({"initial_grid": 4.0}, "initial_grid 4.0 must be a whole number >= 2"),
             ({"max_iterations": 2.5}, "max_iterations 2.5 must be a whole number >= 0$"),
             ({"image_size": 66, "initial_grid": 2}, "multiples of 4"),
             ({"image_size": 68, "stages": 2, "initial_grid": 2}, "multiples of 8"),

@@ -248,6 +248,12 @@ class TestWatch:
         assert len(every) == 5
         assert moved(every, source, away) == []  # as of a disk that is not mounted
         assert moved(every[1:3], source, away) == every[1:3]
+        (source / "sub").mkdir()
+        (away / "sub").mkdir()
+        (source / every[0]).rename(source / "sub" / every[0])
+        while not [frame.name for frame in iter(partial(next, frames), None)]:
+            pass
+        assert moved([f"sub/{every[0]}"], source, away) == []  # nor of one of two disks
 
     def test_rests_for_longer_than_it_looks(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock, below, rests = [0.0], sources._images_below, []
@@ -463,6 +469,12 @@ def test_two_formats_do_not_mix(exported: Path, source: Path, tmp_path: Path, ca
     assert command_line.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 2
     assert "its results are of format csv, not jsonl: give another --out" in capfd.readouterr().err
     assert not (tmp_path / "out" / "results.jsonl").exists()
+    note = tmp_path / "out" / "run.json"
+    before = json.loads(note.read_text())
+    del before["format"]  # as older versions wrote it
+    note.write_text(json.dumps(before))
+    assert command_line.main(command(exported, source, tmp_path / "out", "--format", "jsonl")) == 2
+    assert command_line.main(command(exported, source, tmp_path / "out")) == 0
 
 
 def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -> None:

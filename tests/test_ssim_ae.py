@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 from anomalib_i3ad import SsimAe
 from anomalib_i3ad.components.residuals import ssim_residual
 from anomalib_i3ad.components.ssim import prepare
+from anomalib_i3ad.evaluation.trained import load
 from anomalib_i3ad.models.ssim_ae.loss import reconstruction_loss
 from anomalib_i3ad.models.ssim_ae.torch_model import Autoencoder
 from model_tester import OPENVINO, ConfigurationTester, ModelTester, make_engine, make_images
@@ -29,16 +30,14 @@ class TestSsimAe(ModelTester):
     def test_thresholds_of_another_post_processor_are_refused(self, fitted, texture_root: Path) -> None:
         with pytest.raises(ValueError, match="thresholds are of QuantilePostProcessor, this model's is another"):
             SsimAe.load_from_checkpoint(fitted[1], post_processor=PostProcessor())
-        engine = make_engine(max_epochs=1)
-        engine.fit(SsimAe(**TINY, post_processor=PostProcessor()), datamodule=self.datamodule(texture_root))
-        path = engine.best_model_path
-        for load in (
-            lambda: SsimAe.load_from_checkpoint(path),
-            lambda: make_engine().test(SsimAe(), datamodule=self.datamodule(texture_root), ckpt_path=path),
-        ):
-            with pytest.raises(ValueError, match="are of another than QuantilePostProcessor, this model's is Quantile"):
-                load()
-        assert type(SsimAe.load_from_checkpoint(path, post_processor=PostProcessor()).post_processor) is PostProcessor
+        engine, data = make_engine(max_epochs=1), self.datamodule(texture_root)
+        engine.fit(model := SsimAe(**TINY, post_processor=PostProcessor()), datamodule=data)
+        with pytest.raises(ValueError, match="are of another than QuantilePostProcessor, this model's is Quantile"):
+            make_engine().test(SsimAe(), datamodule=data, ckpt_path=engine.best_model_path)
+        loaded, image = load(SsimAe, Path(engine.best_model_path)), make_images(3, 128, 128)
+        assert type(loaded.post_processor) is PostProcessor
+        with torch.no_grad():
+            assert torch.equal(loaded(image).pred_score, model.eval()(image).pred_score)
 
     def test_averaged_weights_are_calibrated(self, texture_root: Path) -> None:
         """Lightning averages thresholds, too, with those from before the first validation, which are none."""

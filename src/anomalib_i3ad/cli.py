@@ -51,7 +51,7 @@ def main() -> None:
     if command == "--version":
         print(f"anomalib-i3ad {__version__}")  # noqa: T201
         return
-    if not (command in COMMANDS or command in ANOMALIBS or command.startswith("-")):
+    if not (command in {*COMMANDS, *ANOMALIBS, "install"} or command.startswith("-")):
         known = ", ".join([*COMMANDS, *ANOMALIBS])
         print(f"anomalib-i3ad {command}: there is no such command; there are {known}", file=sys.stderr)  # noqa: T201
         sys.exit(2)

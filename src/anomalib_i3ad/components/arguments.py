@@ -50,13 +50,13 @@ def check_count(name: str, value: Any, at_least: int = 1) -> None:
     check_range(name, value, at_least=at_least, whole=True)
 
 
-def sides_of(name: str, size: int | Sequence[int]) -> tuple[int, int]:
+def sides_of(name: str, size: Any) -> tuple[int, int]:
     """Height and width that an argument names: two numbers, or one for both.
 
     Raises:
         ValueError: If they are no whole numbers above 0; names the argument.
     """
-    sides = (size, size) if isinstance(size, int) else size
+    sides: Any = (size, size) if isinstance(size, Integral) else size
     if isinstance(sides, str) or not isinstance(sides, Sequence) or len(sides) != 2:
         msg = f"{name} {size!r} must be a number of pixels, or height and width"
         raise ValueError(msg)

@@ -58,8 +58,9 @@ class IterativeModel(ImageModel):
 
     def __init__(self, initial_grid: int, max_iterations: int, anomaly_map: MapOf, image_score: Reduction) -> None:
         super().__init__()
-        if not isinstance(initial_grid, int) or initial_grid < 2 or initial_grid % 2:
-            msg = f"initial_grid {initial_grid!r} must be an even number of parts, at least 2"
+        check_count("initial_grid", initial_grid, at_least=2)
+        if initial_grid % 2:
+            msg = f"initial_grid {initial_grid} must be an even number of parts, at least 2"
             raise ValueError(msg)
         check_count("max_iterations", max_iterations, at_least=0)
         check_choice("anomaly_map", anomaly_map, get_args(MapOf))

@@ -19,10 +19,10 @@ from .pipeline import run
 from .progress import say
 from .results import Results
 from .results_folder import PICTURES, ClaimError, claimed
-from .sources import MISSING, UNREADABLE, SourceError, frames_of, identity_of
+from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
-#: Exit codes beside 0: some images, frames or folders could not be inspected, or there was no image; the run could not
-#: start, or could not write.
+#: Exit codes beside 0: some images or folders could not be inspected, or there was no image; the run could not start,
+#: or could not write.
 SOME_FAILED, CANNOT = 1, 2
 
 
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anomalib-i3ad inspect",
         description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
         "changed is inspected. Another model, threshold, source or format needs another --out, or --again.",
-        epilog="Exit codes: 0 done, 1 some images, frames or folders could not be inspected, or there was no image, "
+        epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, or there was no image, "
         "2 the run cannot start or write, 128 + n ended by signal n.",
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
@@ -118,4 +118,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     nothing = not (chosen.watch or progress.images or results.done)
     if nothing:
         say(f"anomalib-i3ad inspect: {chosen.source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
-    return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] or passed[MISSING] else 0
+    return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] else 0

@@ -257,7 +257,7 @@ class Inspector:
         Raises:
             ImageError: If it is no image, or inference failed; the message names the file.
         """
-        if not isinstance(image, str | Path):
+        if not isinstance(image, str | os.PathLike):
             return self.finish(self.start(image))
         try:
             return self.finish(self.start(read_image(image)))

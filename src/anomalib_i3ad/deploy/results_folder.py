@@ -78,7 +78,9 @@ def _check(folder: Path, of: dict[str, Any]) -> None:
     """
     advice = "give another --out, or --again to start over in this one"
     try:
-        before = dict(json.loads((folder / BELONGS).read_text("utf-8")))
+        # of older runs it does not say the format
+        held = next(name for name in RESULTS if next(rows_in(folder / name), None))
+        before = {"format": held.rpartition(".")[2]} | dict(json.loads((folder / BELONGS).read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         msg = f"{folder / BELONGS}: does not tell what the results beside it belong to; {advice}"
         raise ClaimError(msg) from error

@@ -10,7 +10,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,9 +29,8 @@ POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
 RESTS = 4
 #: Most digits of a camera's number.
 DIGITS = 4
-#: How images are counted that were passed over because nothing about them changed, and what there is that nobody could
-#: look at.
-BEFORE, UNREADABLE, MISSING = "inspected before", "folder that cannot be read", "frame that cannot be read"
+#: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
+BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
 
 
 class SourceError(Exception):
@@ -141,6 +140,14 @@ def _is_lost(folder: Path, before: bool) -> bool:
     return bool(why)
 
 
+def _forget(known: dict[str, Any], there: set[str]) -> None:
+    """Forget files that are gone from folders that still hold some: one that is empty may be a disk that is away."""
+    folders = {name.rpartition("/")[0] for name in there}
+    for name in known.keys() - there:
+        if name.rpartition("/")[0] in folders:
+            del known[name]
+
+
 def watched_frames(
     folder: Path, done: Mapping[str, Stamp], stop: Event, own: Path | None, passed: Counter[str]
 ) -> Frames:
@@ -181,20 +188,15 @@ def watched_frames(
         rest = max(POLL, RESTS * (time.monotonic() - began))
         if there and not counts[UNREADABLE]:  # or a disk that was away for a while would be inspected anew
             for known in (taken, seen):
-                for name in known.keys() - there:
-                    del known[name]
+                _forget(known, there)
         passed.clear()
         passed.update(+counts)
         yield None
         stop.wait(rest)
 
 
-def video_frames(path: str, passed: Counter[str] | None = None) -> Frames:
+def video_frames(path: str) -> Frames:
     """Frames of a video file, numbered from 0.
-
-    Args:
-        path: The file.
-        passed: Counts frames that the file tells of and that cannot be read.
 
     Raises:
         SourceError: If it cannot be opened.
@@ -209,8 +211,6 @@ def video_frames(path: str, passed: Counter[str] | None = None) -> Frames:
         if not there:
             if number < told:
                 logger.warning("%s: %d frames can be read of the %d that it tells of", path, number, told)
-                if passed is not None:
-                    passed[MISSING] += told - number
             return
         name = f"{Path(path).name}#{number:08d}"
         yield Frame(name, partial(cv2.cvtColor, image, cv2.COLOR_BGR2RGB), stamp)
@@ -325,5 +325,5 @@ def frames_of(
     elif path.suffix.lower() in SUFFIXES:
         frames = iter([_file_frame(path, path.name)])
     else:
-        frames = video_frames(source, passed)
+        frames = video_frames(source)
     return _not_done(frames, done, passed, stop)

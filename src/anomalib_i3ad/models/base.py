@@ -15,7 +15,7 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from omegaconf import OmegaConf
 from torch import nn
-from torchvision.transforms.v2 import Compose, Normalize
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
 from anomalib_i3ad.data.bit_depth import check_depth
@@ -49,8 +49,7 @@ def seeded_by_lightning() -> bool:
 
 
 def _normalises(transform: Any) -> bool:
-    parts = transform.transforms if isinstance(transform, Compose) else [transform]
-    return any(isinstance(part, Normalize) for part in parts)
+    return isinstance(transform, Normalize) or any(map(_normalises, getattr(transform, "transforms", ())))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from anomalib.data import AnomalibDataModule
+from anomalib.post_processing import PostProcessor
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_i3ad.post_processing import QUANTILES, QuantilePostProcessor
@@ -65,8 +66,8 @@ class CheckpointMixin(Base):
             ValueError: If the user set an argument that scores depend on and nothing calibrates again, or one of the
                 optimisers of a fit that goes on, if thresholds are another post-processor's, or weights do not fit.
         """
-        processor = self.post_processor
         self._check_post_processor(checkpoint.get("anomalib_post_processor_config"))
+        processor = self.post_processor
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
         mine = {**self.hparams, **{name: getattr(processor, name) for name in quantiles}}
         theirs = {**checkpoint.get("hyper_parameters", {}), **checkpoint.get("anomalib_post_processor_config", {})}
@@ -105,12 +106,16 @@ class CheckpointMixin(Base):
         self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
 
     def _check_post_processor(self, config: dict[str, Any] | None) -> None:
-        """Refuse thresholds of ours in anomalib's post-processor, and the other way round: both read them otherwise."""
+        """Let no thresholds of ours meet anomalib's post-processor, or the reverse: they read them otherwise."""
         stage = self._trainer.state.fn if self._trainer else None
         if not config or not self.post_processor or stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
             return
         ours = set(QUANTILES) <= set(config)
-        if ours != isinstance(self.post_processor, QuantilePostProcessor):
+        if ours == isinstance(self.post_processor, QuantilePostProcessor):
+            return
+        if stage is None and not ours:  # load_from_checkpoint, which builds the default one
+            self.post_processor = PostProcessor()
+        else:
             name = QuantilePostProcessor.__name__
             theirs, mine = (name if one else f"another than {name}" for one in (ours, not ours))
             msg = (

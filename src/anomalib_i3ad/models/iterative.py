@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import optim
+from torch.utils.data import DataLoader
 
 from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.post_processing import quantile
@@ -59,9 +60,12 @@ class IterativeMixin(ReconstructionMixin):
         """Apply a measurement to the scenes of the normal validation images, batch by batch, in full precision."""
         found = []
         # a loader of its own: one with persistent workers has a single iterator, which Lightning's loop holds
-        loader: Any = copy(self.trainer.val_dataloaders)
-        loader._iterator = None  # noqa: SLF001
-        for batch in islice(loader, int(self.trainer.num_val_batches[0])):
+        loader: Any = self.trainer.val_dataloaders
+        if isinstance(loader, DataLoader):
+            loader = copy(loader)
+            loader._iterator = None  # noqa: SLF001
+        count = self.trainer.num_val_batches[0]
+        for batch in islice(loader, None if math.isinf(count) else int(count)):
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image

@@ -139,7 +139,7 @@ class QuantilePostProcessor(PostProcessor):
 
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """As anomalib's, if there are thresholds; see :meth:`check_calibrated`."""
-        if not torch.compiler.is_exporting():
+        if not torch.compiler.is_compiling():
             self.check_calibrated()
         return super().forward(predictions)
 

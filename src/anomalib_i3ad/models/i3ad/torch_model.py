@@ -48,7 +48,7 @@ class I3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return prepare(scene)
+        return prepare(scene) if "ssim" in {self.mask_residual, self.score_residual} else (scene,)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`."""

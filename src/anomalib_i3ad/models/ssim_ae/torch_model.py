@@ -102,7 +102,8 @@ class SsimAeModel(ImageModel):
         """Residual ``(N, 1, H, W)`` of ``(N, C, H, W)`` in [0, 1] and its reconstruction."""
 
         def compare(patch: torch.Tensor) -> torch.Tensor:
-            return RESIDUALS[self.score_residual](prepare(patch), self.autoencoder(patch))
+            prepared = prepare(patch) if self.score_residual == "ssim" else (patch,)
+            return RESIDUALS[self.score_residual](prepared, self.autoencoder(patch))
 
         if self.mode == "objects":
             return compare(image)
