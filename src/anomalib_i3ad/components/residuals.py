@@ -1,6 +1,6 @@
 """Residuals: how an inpainting differs from its image, per pixel; 0 where they agree.
 
-Both take the image as :func:`.ssim.prepare` makes it, and the inpainting ``(N, C, H, W)`` in [0, 1], and give
+Both take the image as :func:`prepare_for` makes it, and the inpainting ``(N, C, H, W)`` in [0, 1], and give
 ``(N, 1, H, W)`` in [0, 1].
 """
 
@@ -9,9 +9,14 @@ from typing import Literal
 
 import torch
 
-from .ssim import dissimilarity
+from .ssim import dissimilarity, prepare
 
 Residual = Literal["ssim", "l2"]
+
+
+def prepare_for(image: torch.Tensor, *names: Residual) -> tuple[torch.Tensor, ...]:
+    """Do once what these residuals need of an image ``(N, C, H, W)`` in [0, 1] alone; it comes first."""
+    return prepare(image) if "ssim" in names else (image,)
 
 
 def ssim_residual(prepared: tuple[torch.Tensor, ...], inpainting: torch.Tensor) -> torch.Tensor:

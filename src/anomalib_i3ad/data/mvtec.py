@@ -17,8 +17,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_i3ad.data.bit_depth import check_depth
-from anomalib_i3ad.data.memory import fits_in_memory
+from .bit_depth import check_depth
+from .memory import fits_in_memory
 
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png, or JPEG, BMP, TIFF"
 

@@ -128,13 +128,12 @@ class CheckpointMixin(Base):
         """Become an untrained model with other arguments and the same components, in place."""
         trainer = self._trainer
         components = {name: getattr(self, name) for name in COMPONENTS}
+        given = arguments | {name: component or False for name, component in components.items()}
         taken = signature(type(self)).parameters
-        if Parameter.VAR_KEYWORD in {one.kind for one in taken.values()}:
-            self.__init__(**arguments, **{name: component or False for name, component in components.items()})
-        else:  # a subclass with arguments of its own, which builds components that the trainer does not know
-            self.__init__(**{name: value for name, value in arguments.items() if name in taken})
-            for name, component in components.items():
-                setattr(self, name, component)
+        takes_any = Parameter.VAR_KEYWORD in {one.kind for one in taken.values()}
+        self.__init__(**{name: value for name, value in given.items() if takes_any or name in taken})
+        for name, component in components.items():  # a subclass that takes none builds others, unknown to the trainer
+            setattr(self, name, component)
         if trainer and trainer.state.fn:
             self.trainer = trainer
             self.setup(trainer.state.fn)

@@ -5,9 +5,8 @@ import torch
 from anomalib_i3ad.components.arguments import check_choice, check_sides
 from anomalib_i3ad.components.iteration import IterativeModel, MapOf
 from anomalib_i3ad.components.loops import State
-from anomalib_i3ad.components.residuals import RESIDUALS, Residual
+from anomalib_i3ad.components.residuals import RESIDUALS, Residual, prepare_for
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.components.ssim import prepare
 
 from .generator import Generator
 
@@ -48,7 +47,7 @@ class I3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return prepare(scene) if "ssim" in {self.mask_residual, self.score_residual} else (scene,)
+        return prepare_for(scene, self.mask_residual, self.score_residual)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`."""

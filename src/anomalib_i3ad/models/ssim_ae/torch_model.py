@@ -11,9 +11,8 @@ from torchvision.transforms.v2.functional import rgb_to_grayscale
 from anomalib_i3ad.components.arguments import check_choice, check_count
 from anomalib_i3ad.components.base import ImageModel
 from anomalib_i3ad.components.patches import Windows, check_patches
-from anomalib_i3ad.components.residuals import RESIDUALS, Residual
+from anomalib_i3ad.components.residuals import RESIDUALS, Residual, prepare_for
 from anomalib_i3ad.components.scores import ImageScore, Reduction
-from anomalib_i3ad.components.ssim import prepare
 
 Mode = Literal["objects", "textures"]
 #: Output channels, kernel and stride of the encoder's layers before the latent one (the paper's table 1).
@@ -102,8 +101,7 @@ class SsimAeModel(ImageModel):
         """Residual ``(N, 1, H, W)`` of ``(N, C, H, W)`` in [0, 1] and its reconstruction."""
 
         def compare(patch: torch.Tensor) -> torch.Tensor:
-            prepared = prepare(patch) if self.score_residual == "ssim" else (patch,)
-            return RESIDUALS[self.score_residual](prepared, self.autoencoder(patch))
+            return RESIDUALS[self.score_residual](prepare_for(patch, self.score_residual), self.autoencoder(patch))
 
         if self.mode == "objects":
             return compare(image)
