@@ -58,10 +58,10 @@ def faded_peaks(values: np.ndarray) -> np.ndarray:
 def set_usual(model: FeatureI3ADModel) -> None:
     """Let errors of features usually be 1, and not vary together."""
     model.usual_cosine.fill_(0.5)
-    usual = model.usual_error
-    kept, channels = usual.components.shape
-    usual.set_components(torch.eye(channels))
-    usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
+    for usual in model.usual_errors:
+        kept, channels = usual.components.shape
+        usual.set_components(torch.eye(channels))
+        usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
 
 
 def tables_in(printed: str) -> list[list[list[str]]]:

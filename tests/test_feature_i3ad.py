@@ -35,7 +35,7 @@ class TestFeatureI3AD(ModelTester):
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
         saved = dict(theirs.named_buffers())
-        usual = {f"usual_error.{name}" for name in ("components", "whitening")}
+        usual = {f"usual_errors.{layer}.{name}" for layer in (0, 1) for name in ("components", "whitening")}
         assert usual | {"mean", "std", "usual_cosine", "mask_threshold"} <= set(saved)
         for name, value in mine.named_buffers():
             assert torch.isfinite(value).all()
@@ -68,13 +68,13 @@ class TestFeatureI3AD(ModelTester):
             make_engine().fit(FeatureI3AD(**TINY, pre_processor=False), datamodule=self.datamodule(texture_root))
 
     def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
-        usual = fitted[0].model.usual_error
         for value in fitted[0].model.parameters():
             assert torch.equal(value, value.half())
-        largest = usual.whitening.abs().amax(dim=1, keepdim=True)
-        units = usual.whitening / 2 ** torch.ceil(torch.log2(largest / 127))
-        assert torch.equal(units, units.to(torch.int8).float())
-        assert units.abs().amax(dim=1).min() >= 64
+        for usual in fitted[0].model.usual_errors:
+            largest = usual.whitening.abs().amax(dim=1, keepdim=True)
+            units = usual.whitening / 2 ** torch.ceil(torch.log2(largest / 127))
+            assert torch.equal(units, units.to(torch.int8).float())
+            assert units.abs().amax(dim=1).min() >= 64
 
     def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
@@ -105,15 +105,18 @@ class TestFeatureI3AD(ModelTester):
             drawn = model.features_in(model.initial_inpainting(scene))
             error = model.features_in(scene) - drawn
             before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
-            distance = model.usual_error(error)
-        for layer, part in enumerate((slice(40), slice(40, None))):
+            distance = model.errors(error)
+        parts = (slice(40), slice(40, None))
+        for layer, part in enumerate(parts):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean().item()
             assert model.usual_cosine[0, layer].item() == pytest.approx(mean, rel=1e-3)
-        np.testing.assert_allclose(distance, measured(error, (40, 112))(error), rtol=0.02)
+        by_layer = [measured(error[:, part])(error[:, part]) for part in parts]
+        np.testing.assert_allclose(distance, (40 * by_layer[0] + 100 * by_layer[1]) / 140, rtol=0.02)
         assert distance.mean().item() == pytest.approx(1, rel=1e-3)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
-        by_hand = mahalanobis(error.double().numpy(), (40, 112))
-        np.testing.assert_allclose(measured(error, (40, 112))(error)[:, 0], by_hand, rtol=0.02)
+        for part in parts:
+            by_hand = mahalanobis(error[:, part].double().numpy())
+            np.testing.assert_allclose(measured(error[:, part])(error[:, part])[:, 0], by_hand, rtol=0.02)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
         pretrained, (image,) = FeatureI3AD(**TINY).model.features, make_images(1, 96, 96)
@@ -148,9 +151,9 @@ class TestResNet(ConfigurationTester):
         patch.undo()
 
 
-def measured(error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
-    n, _, *cells = error.shape
-    usual = UsualError(layers, cells)
+def measured(error: torch.Tensor) -> UsualError:
+    n, channels, *cells = error.shape
+    usual = UsualError(channels, cells)
     of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
     usual.set_components(of_cells.T @ of_cells / len(of_cells))
     blocks = usual.in_blocks(usual.components_of(error))
@@ -158,13 +161,12 @@ def measured(error: torch.Tensor, layers: tuple[int, ...]) -> UsualError:
     return usual
 
 
-def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
-    """Squared distances ``(N, h, w)`` of errors ``(N, C, h, w)``, in float64, from the text of the card."""
+def mahalanobis(error: np.ndarray) -> np.ndarray:
+    """Squared distances ``(N, h, w)`` of errors ``(N, C, h, w)`` of a layer, in float64, from the text of the card."""
     n, _, height, width = error.shape
-    share = np.concatenate([np.full(of_layer, 1 / len(layers) / of_layer) for of_layer in layers])[:, None, None]
-    of_one_size = error * np.sqrt(share / np.square(error).mean(axis=(0, 2, 3))[:, None, None])
+    of_one_size = error / np.sqrt(np.square(error).mean(axis=(0, 2, 3), keepdims=True))
     flat = of_one_size.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
-    components = np.linalg.svd(flat, full_matrices=False)[2][:96]
+    components = np.linalg.svd(flat, full_matrices=False)[2][:100]
     values = np.einsum("kc,nchw->hwnk", components, of_one_size)
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
@@ -172,7 +174,7 @@ def mahalanobis(error: np.ndarray, layers: tuple[int, ...]) -> np.ndarray:
     covariance = (n * products + 30 * products.mean(axis=0)) / (n + 30)
     found = []
     for block, matrix in zip(blocks, covariance, strict=True):
-        floor = 0.1 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+        floor = 0.05 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
         found.append((block * np.linalg.solve(matrix + floor, block.T).T).sum(axis=1))
     distance = np.stack(found) / np.mean(found)
     return distance.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
@@ -185,9 +187,10 @@ def model() -> FeatureI3ADModel:
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
     model.usual_cosine.uniform_(0.2, 0.5)
-    model.usual_error.set_components(torch.eye(152))
-    mixing = torch.randn(64, 96, 96)
-    model.usual_error.set_covariance(mixing @ mixing.transpose(1, 2), 10)
+    for usual, channels in zip(model.usual_errors, (40, 112), strict=True):
+        usual.set_components(torch.eye(channels))
+        mixing = torch.randn(64, usual.kept, usual.kept)
+        usual.set_covariance(mixing @ mixing.transpose(1, 2), 10)
     return model
 
 
@@ -226,12 +229,14 @@ class TestCells:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        by_hand = model.usual_error(scene[:, :152] - inpainting[:, :152])[:, 0] ** 2
+        cosines, error = 1, 0
         for layer, part in enumerate((slice(40), slice(40, 152))):
+            error += model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0] * (40, 100)[layer] / 140
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
-            by_hand *= (1 - torch.cosine_similarity(one, other)) / usual
-        torch.testing.assert_close(residual[:, 0], by_hand ** (1 / 4), rtol=1e-4, atol=1e-5)
+            cosines *= (1 - torch.cosine_similarity(one, other)) / usual
+        by_hand = (cosines ** (1 / 2) * error**4) ** (1 / 5)
+        torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
     def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:
@@ -250,16 +255,16 @@ class TestCells:
 class TestUsualError:
     """Against a Gaussian field whose covariance differs from block to block."""
 
-    @pytest.mark.parametrize("layers", [(5,), (3, 60)])
-    def test_is_the_mahalanobis_distance(self, layers: tuple[int, ...], monkeypatch) -> None:
+    @pytest.mark.parametrize("channels", [5, 120])
+    def test_is_the_mahalanobis_distance(self, channels: int, monkeypatch) -> None:
         torch.manual_seed(0)
-        mixing = torch.randn(2, 3, sum(layers), sum(layers)).repeat_interleave(2, 0).repeat_interleave(2, 1)
-        error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, sum(layers), 4, 6), mixing)
-        rounded = measured(error, layers)(error)
+        mixing = torch.randn(2, 3, channels, channels).repeat_interleave(2, 0).repeat_interleave(2, 1)
+        error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, channels, 4, 6), mixing)
+        rounded = measured(error)(error)
         assert rounded.mean().item() == pytest.approx(1, rel=1e-4)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
-        usual = measured(error, layers)
-        expected = mahalanobis(error.double().numpy(), layers)
+        usual = measured(error)
+        expected = mahalanobis(error.double().numpy())
         distance = usual(error)
         assert 0 < (rounded / distance - 1).std() < 0.01
         np.testing.assert_allclose(distance[:, 0], expected, rtol=1e-3)
@@ -268,10 +273,10 @@ class TestUsualError:
 
     def test_an_error_against_the_correlation_counts_more(self) -> None:
         error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
-        usual = measured(error, (2,))
+        usual = measured(error)
         along, against = (usual(torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1))
-        # variances 2 and 0 of the components, and a tenth of their mean on both
-        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.1 / 0.1), rtol=0.01, atol=0)
+        # variances 2 and 0 of the components, and a twentieth of their mean on both
+        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.05 / 0.05), rtol=0.01, atol=0)
 
 
 class TestGuardMargin:

@@ -63,7 +63,7 @@ def feature_i3ad(threshold: float) -> AnomalibModule:
     model = FeatureI3AD()
     model.model.mask_threshold.fill_(threshold)
     model.model.min_shrink = -1.0
-    usual = model.model.usual_error
+    usual = model.model.usual_errors
     for values in (model.model.mean, model.model.std, model.model.usual_cosine, *usual.buffers()):
         values.uniform_(0.5, 1.0)
     return model

@@ -221,8 +221,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         super().on_validation_epoch_start()
 
     def measure_usual(self) -> None:
-        """Measure the usual cosine and error of initial inpaintings, on the training images."""
-        model, usual = self.model, self.model.usual_error
+        """Measure the usual cosines and errors of initial inpaintings, on the training images."""
+        model, layers = self.model, self.model.features.channels
+        usual_errors: Any = model.usual_errors
 
         def inpainted(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             features = model.standardised(cells)
@@ -231,18 +232,20 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         # of every image the mean over its cells
         def sizes(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
-            cosine, error = model.cosines(model.directions(features), drawn), features - drawn
-            of_cells = error.permute(0, 2, 3, 1).flatten(0, 2)
+            cosine = model.cosines(model.directions(features), drawn).mean(dim=(2, 3)).sum(dim=0)
+            errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in (features - drawn).split(layers, dim=1)]
             images = torch.tensor(len(cells), device=cells.device)
-            return images, cosine.mean(dim=(2, 3)).sum(dim=0), images / len(of_cells) * of_cells.T @ of_cells
+            return images, cosine, *(images / len(of_cells) * of_cells.T @ of_cells for of_cells in errors)
 
         def products(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
-            blocks = usual.in_blocks(usual.components_of(features - drawn))
-            return (len(cells) / blocks.shape[1] * blocks.transpose(1, 2) @ blocks,)
+            errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
+            blocks = [usual.in_blocks(usual.components_of(error)) for usual, error in errors]
+            return tuple(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
 
-        images, cosine, of_features = self.sum_over_training_images(sizes)
+        images, cosine, *of_features = self.sum_over_training_images(sizes)
         model.usual_cosine.copy_((cosine / images)[None, :, None, None])
-        usual.set_components(of_features / images)
-        (of_components,) = self.sum_over_training_images(products)
-        usual.set_covariance(of_components / images, int(images))
+        for usual, total in zip(usual_errors, of_features, strict=True):
+            usual.set_components(total / images)
+        for usual, total in zip(usual_errors, self.sum_over_training_images(products), strict=True):
+            usual.set_covariance(total / images, int(images))

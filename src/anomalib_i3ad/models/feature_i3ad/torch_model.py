@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import lcm
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_count, check_own_size
@@ -22,6 +23,8 @@ NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
+#: Share of the errors in the geometric mean of cosines and errors.
+ERROR_SHARE = 0.8
 #: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
@@ -68,10 +71,10 @@ class FeatureI3ADModel(IterativeModel):
         self.image_size = image_size
         self._check_sides(*image_size)
         cells = [side // CELL for side in image_size]
-        #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual error of features, from the training images.
+        #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual errors of features, from the training images.
         self.usual_cosine: torch.Tensor
         self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
-        self.usual_error = UsualError(self.features.channels, cells)
+        self.usual_errors = nn.ModuleList(UsualError(of_layer, cells) for of_layer in self.features.channels)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: what errors are usual is known of one size."""
@@ -153,16 +156,22 @@ class FeatureI3ADModel(IterativeModel):
         pairs = zip(directions, self.directions(drawn), strict=True)
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
+    def errors(self, error: torch.Tensor) -> torch.Tensor:
+        """Squared Mahalanobis distances ``(N, 1, h, w)`` of errors of features ``(N, C, h, w)``; usually 1."""
+        layers = zip(self.usual_errors, error.split(self.features.channels, dim=1), strict=True)
+        # in one Gaussian of all layers each would count by its components, too
+        weighted = [usual.kept * usual(of_layer) for usual, of_layer in layers]
+        return torch.cat(weighted, dim=1).sum(dim=1, keepdim=True) / sum(usual.kept for usual in self.usual_errors)
+
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: geometric mean of cosines and error against what is usual; usually 1."""
+        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1."""
         scene, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
         # what is expected is usually as large as what is usual
         cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
-        error = self.usual_error(self.features_in(scene) - drawn)
-        # the root of each, not of their product, which would be too large for half precision
-        cosine = cosines.pow(0.5 / len(directions)).prod(dim=1, keepdim=True)
-        residual = cosine * error.sqrt()
+        # the power of each, not of their product, which would be too large for half precision
+        cosine = cosines.pow((1 - ERROR_SHARE) / len(directions)).prod(dim=1, keepdim=True)
+        residual = cosine * self.errors(self.features_in(scene) - drawn).pow(ERROR_SHARE)
         return residual, residual
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

@@ -7,40 +7,38 @@ from torch import nn
 
 from anomalib_i3ad.components.rounding import round_to_eight_bits
 
-#: Principal components of the features' errors that are compared.
-COMPONENTS = 96
+#: Most principal components of a layer's errors that are compared.
+COMPONENTS = 100
 #: Side in cells of the blocks that share a covariance.
 BLOCK = 2
 #: In the covariance of a block, the mean over all blocks counts as much as so many images.
 PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
-FLOOR = 0.1
+FLOOR = 0.05
 
 
 class UsualError(nn.Module):
-    """Squared Mahalanobis distance of errors from zero, by what is usual in their block of cells; usually 1.
+    """Squared Mahalanobis distance of a layer's errors from zero, by what is usual in their block of cells; usually 1.
 
-    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here layers count
-    alike, and a covariance is that of the errors' principal components in a block.
+    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here a covariance is
+    that of the errors' principal components in a block.
 
     Args:
-        layers: Features of each layer.
+        channels: Features of the layer.
         cells: Height and width of the grid; even.
     """
 
-    def __init__(self, layers: Sequence[int], cells: Sequence[int]) -> None:
+    def __init__(self, channels: int, cells: Sequence[int]) -> None:
         super().__init__()
-        channels, (height, width) = sum(layers), cells
-        kept, blocks = min(COMPONENTS, channels), height // BLOCK * (width // BLOCK)
-        #: Principal components of errors, and what they are multiplied with in each block; NaN until known.
+        height, width = cells
+        #: Principal components of errors.
+        self.kept = min(COMPONENTS, channels)
+        blocks = height // BLOCK * (width // BLOCK)
+        #: These components, and what they are multiplied with in each block, 0 below its diagonal; NaN until known.
         self.components: torch.Tensor
         self.whitening: torch.Tensor
-        for name, shape in (("components", (kept, channels)), ("whitening", (blocks, kept, kept))):
+        for name, shape in (("components", (self.kept, channels)), ("whitening", (blocks, self.kept, self.kept))):
             self.register_buffer(name, torch.full(shape, float("nan")))
-        #: Share of each feature in the squared error.
-        self.share: torch.Tensor
-        share = torch.cat([torch.full((features,), 1 / len(layers) / features) for features in layers])
-        self.register_buffer("share", share, persistent=False)
 
     def components_of(self, error: torch.Tensor) -> torch.Tensor:
         """Components ``(N, h, w, K)`` of errors of features ``(N, C, h, w)``."""
@@ -55,7 +53,7 @@ class UsualError(nn.Module):
     def forward(self, error: torch.Tensor) -> torch.Tensor:
         """Map errors of features ``(N, C, h, w)`` to distances ``(N, 1, h, w)``."""
         n, _, h, w = error.shape
-        blocks, half = self.in_blocks(self.components_of(error)), self.whitening.shape[-1] // 2
+        blocks, half = self.in_blocks(self.components_of(error)), self.kept // 2
         # below its diagonal the whitening is 0: a quarter of it need not be stored, nor read from memory, which takes
         # longer than the products
         upper = torch.matmul(blocks[..., :half], self.whitening[:, :half, :half])
@@ -70,10 +68,10 @@ class UsualError(nn.Module):
             products: Mean over images and cells of the products of errors ``(C, C)``.
         """
         products = products.cpu()  # not every GPU has double precision
-        # of every feature as large as its share
-        scale = (self.share.cpu() / products.diagonal()).sqrt()
+        # of every feature as large as any
+        scale = 1 / products.diagonal().sqrt()
         vectors = torch.linalg.eigh((products * scale[:, None] * scale).double())[1]
-        self.components.copy_(vectors[:, -len(self.components) :].T * scale)
+        self.components.copy_(vectors[:, -self.kept :].T * scale)
 
     def set_covariance(self, products: torch.Tensor, count: int) -> None:
         """Set the whitening, and the size of components.
