@@ -3,10 +3,10 @@
     python examples/own_images.py NORMAL --others OTHERS --out runs/own
     python examples/own_images.py                                      # the embedded fabric
 
-NORMAL and OTHERS are folders of images; a tenth of NORMAL is held out to find the thresholds on. Leaves under ``--out``
-the run with its checkpoint (``FeatureI3AD``), the OpenVINO model (``weights``), and a film strip of each of the others
-(``strips``): the image, what was found and the map it was found by, then for every iteration what was hidden, its
-reconstruction, and where the two differ.
+NORMAL and OTHERS are folders of images; a tenth of NORMAL, at least two, is held out to find the thresholds on. Leaves
+under ``--out`` the run with its checkpoint (``FeatureI3AD``), the OpenVINO model (``weights``), and a film strip of
+each of the others (``strips``): the image, what was found and the map it was found by, then for every iteration what
+was hidden, its reconstruction, and where the two differ.
 """
 
 from argparse import ArgumentParser
@@ -44,7 +44,7 @@ if count < LEAST:
 model = FeatureI3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(
     name=normal.name, normal_dir=normal, train_batch_size=16, num_workers=0,
-    test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.1, seed=0,
+    test_split_mode="none", val_split_mode="from_train", val_split_ratio=max(0.1, 2.5 / count), seed=0,
 )  # fmt: skip
 engine = Engine(default_root_dir=arguments.out, logger=False, max_epochs=-1)
 engine.fit(model, datamodule=datamodule)

@@ -117,7 +117,7 @@ class ConfigurationTester:
         loaded = self.model_class.load_from_checkpoint(checkpoint)
         assert loaded.post_processor.image_threshold == processor.image_threshold
         assert loaded.post_processor.pixel_threshold == processor.pixel_threshold
-        assert loaded.post_processor.normal_images == processor.normal_images == 1
+        assert loaded.post_processor.normal_images == processor.normal_images == 2
 
     def test_checkpoint_gives_the_same_scores(self, fitted: tuple[AnomalibModule, Path]) -> None:
         model, checkpoint = fitted

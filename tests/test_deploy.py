@@ -384,6 +384,8 @@ class TestDecoding:
             image.save(data := io.BytesIO(), "TIFF")
             with pytest.raises(ImageError, match="TIFF file with transparent parts"):
                 decoding.decode(data.getvalue())
+            with pytest.raises(ValueError, match=r"part.tiff: TIFF file with transparent parts"):
+                read_in_training(tmp_path / "part.tiff", data.getvalue())
 
     @pytest.mark.parametrize("suffix", [".png", ".tiff"])
     @pytest.mark.parametrize("channels", [3, 4])

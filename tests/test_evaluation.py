@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openvino as ov
@@ -23,11 +24,20 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
-from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
+from anomalib_i3ad.evaluation.accuracy import Accuracy, measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
 from anomalib_i3ad.evaluation.cost import Cost, measure_cost
 from anomalib_i3ad.evaluation.iterations import Iterations, measure_iterations
-from anomalib_i3ad.evaluation.jobs import arguments_of, commit, datamodule_of, key_of, model_arguments
+from anomalib_i3ad.evaluation.jobs import (
+    arguments_of,
+    category_of,
+    commit,
+    datamodule_of,
+    key_of,
+    model_arguments,
+    notes_on,
+    run_job,
+)
 from anomalib_i3ad.evaluation.page import Page
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine
@@ -81,6 +91,22 @@ class TestJobs:
         job = jobs_of(self.CONFIG)[0]
         assert key_of(job) == key_of(dict(reversed(job.items())))
         assert key_of(job) != key_of({**job, "trainer": {"accelerator": "cpu", "precision": 32}})
+
+    def test_a_category_is_that_of_the_images_or_their_name(self) -> None:
+        for arguments, name in (({"category": "a", "name": "b"}, "a"), ({"name": "b"}, "b"), ({}, "Folder")):
+            assert category_of({"data": {"class_path": "anomalib.data.Folder", "init_args": arguments}}) == name
+
+    def test_says_that_thresholds_come_from_test_images(self) -> None:
+        accuracy, calibrated = Accuracy(*[0.5] * 5, 1, 1, 1, 1), SimpleNamespace(image_min=0, pixel_min=0)
+        assert list(notes_on(accuracy, calibrated, 0)) == []
+        assert list(notes_on(accuracy, calibrated, 7)) == ["thresholds come from 7 test images"]
+
+    def test_without_test_images_nothing_is_trained(self, texture_root: Path, tmp_path: Path) -> None:
+        good = next(texture_root.rglob("train/good"))
+        data = {"name": "parts", "normal_dir": str(good), "test_split_mode": "none", "val_split_mode": "from_train"}
+        job = {"model": {"class_path": "Padim"}, "data": {"class_path": "Folder", "init_args": data}, "seed": 0}
+        with pytest.raises(ValueError, match="Folder has no test images: see its test_split_mode"):
+            run_job({**job, "trainer": {}}, tmp_path)
 
     @pytest.mark.parametrize("cls", [I3AD, MVTecAD])  # MVTec passes what it does not name on to MVTecAD
     def test_a_key_depends_on_defaults(self, cls: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,6 +505,7 @@ class TestAccuracy:
             image=torch.zeros(2, 3, 32, 32), pred_score=torch.tensor([0.2, 0.9]), gt_label=torch.tensor([0, 1]),
             pred_label=torch.tensor([False, True]), anomaly_map=maps, gt_mask=torch.zeros(2, 32, 32),
             pred_mask=maps[:, 0] > 0.5, mask_path=["None", str(tmp_path / "thin_mask.png")],
+            image_path=["good.png", "thin.png"],
         )  # fmt: skip
         expected = np.stack([np.zeros((256, 256), bool), mask[::2, ::2] > 0])
         large = np.asarray(torch.nn.functional.interpolate(maps, (256, 256), mode="bilinear"))[:, 0]
@@ -486,6 +513,24 @@ class TestAccuracy:
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(expected.flatten(), large.flatten()), abs=1e-4)
         found = np.kron(np.asarray(maps[:, 0] > 0.5), np.ones((8, 8), bool))
         assert accuracy.pixel_f1 == pytest.approx(f1_score(expected.flatten(), found.flatten()))
+
+    def test_a_mask_may_be_a_folder_of_files(self, tmp_path: Path) -> None:
+        """As MVTec LOCO has them; anomalib names the first file alone."""
+        folder = tmp_path / "ground_truth" / "logical" / "005"
+        folder.mkdir(parents=True)
+        whole = np.zeros((256, 256), np.uint8)
+        for number, columns in enumerate((slice(10), slice(100, 130))):
+            mask = np.zeros((256, 256), np.uint8)
+            mask[:, columns] = whole[:, columns] = 255
+            Image.fromarray(mask).save(folder / f"{number:03d}.png")
+        maps = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(0))
+        batch = ImageBatch(
+            image=torch.zeros(1, 3, 256, 256), pred_score=torch.tensor([0.9]), gt_label=torch.tensor([1]),
+            pred_label=torch.tensor([True]), anomaly_map=maps, gt_mask=torch.zeros(1, 256, 256),
+            pred_mask=maps[:, 0] > 0.5, mask_path=[str(folder / "000.png")], image_path=["test/logical/005.png"],
+        )  # fmt: skip
+        expected = roc_auc_score(whole.flatten() > 0, maps.flatten())
+        assert measure_accuracy([batch]).pixel_auroc == pytest.approx(expected, abs=1e-4)
 
     def test_without_true_masks_there_are_no_figures_of_pixels(self) -> None:
         score, label = torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0, 1, 1])

@@ -390,12 +390,20 @@ class TestFeatureCache:
         return seen
 
     def test_the_backbone_sees_a_training_image_once(self, texture_root: Path) -> None:
-        assert self.fit(FeatureI3AD(**TINY), TestFeatureI3AD.datamodule(texture_root)) == 11
+        assert self.fit(FeatureI3AD(**TINY), TestFeatureI3AD.datamodule(texture_root)) == 10
 
     def test_augmented_images_are_computed_anew(self, texture_root: Path) -> None:
         datamodule = TestFeatureI3AD.datamodule(texture_root)
         datamodule.train_augmentations = RandomHorizontalFlip()
-        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 11  # for standardisation, and in three epochs
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 10  # for standardisation, and in three epochs
+
+    def test_items_cut_from_one_file_are_told_apart(self, texture_root: Path) -> None:
+        datamodule = TestFeatureI3AD.datamodule(texture_root)
+        datamodule.setup("fit")
+        datamodule.setup = lambda **_: None
+        samples = datamodule.train_data.samples
+        samples.loc[1, "image_path"] = samples.loc[0, "image_path"]
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 10
 
     def test_any_datamodule(self, texture_root: Path) -> None:
         good = next(texture_root.rglob("train")) / "good"

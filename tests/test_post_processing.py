@@ -70,6 +70,22 @@ def test_few_images_give_the_tolerance_limit_of_a_gamma_distribution() -> None:
     assert one.image_threshold == one.pixel_threshold == scores[0]
 
 
+def test_says_what_a_threshold_of_one_image_is_worth(caplog: pytest.LogCaptureFixture) -> None:
+    for count in (2, 1):
+        validated(QuantilePostProcessor(), torch.rand(count), torch.zeros(count).long())
+        warned = "Of one image the threshold is its own score" in caplog.text
+        assert warned == (count == 1)
+
+
+def test_no_validation_images_are_told_before_training(texture_root: Path) -> None:
+    data = MVTecAD(next(texture_root.glob("*px*")), "fabric", val_split_mode="none", num_workers=0)
+    data.setup()
+    trainer = SimpleNamespace(datamodule=data)
+    with pytest.raises(ValueError, match="no validation images to calibrate on: set the datamodule's val_split_mode"):
+        QuantilePostProcessor().setup(trainer, None, "fit")
+    QuantilePostProcessor().setup(trainer, None, "test")
+
+
 def test_few_images_let_the_quantile_be_passed_with_confidence() -> None:
     torch.manual_seed(0)
     for count in (12, 40):

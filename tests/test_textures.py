@@ -24,7 +24,7 @@ def test_layout_and_masks(tmp_path: Path, category: str) -> None:
     datamodule = Textures(tmp_path, category, image_size=64, train_count=10, test_count=14, num_workers=0)
     datamodule.prepare_data()
     datamodule.setup()
-    assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (9, 1, 28)
+    assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (8, 2, 28)
     assert (datamodule.val_data.samples.label_index == LabelName.NORMAL).all()
     kinds = set(datamodule.test_data.samples.label) - {"good"}
     assert kinds == set(DEFECTS) | ({"missing_yarn", "double_yarn"} if category == "fabric" else set())
@@ -87,10 +87,10 @@ class TestMVTec:
         return next(tmp_path.glob("*px*")) / "fabric"
 
     def test_validates_on_held_out_normal_images(self, folder: Path) -> None:
-        datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.25)
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.75)
         datamodule.setup()
         held_out = set(datamodule.val_data.samples.image_path)
-        assert len(held_out) == 1
+        assert len(held_out) == 3
         assert held_out.isdisjoint(datamodule.train_data.samples.image_path)
         assert held_out.isdisjoint(datamodule.test_data.samples.image_path)
         assert torch.is_tensor(datamodule.train_data[0].image)
@@ -146,9 +146,9 @@ class TestMVTec:
         for place in ("train/.cache", "train/good/.ipynb_checkpoints"):
             (folder / place).mkdir()
             shutil.copy(folder / "train" / "good" / "000.png", folder / place / "000.png")
-        datamodule = MVTec(folder.parent, "fabric", val_split_ratio=0.25)
+        datamodule = MVTec(folder.parent, "fabric", val_split_ratio=0.75)
         datamodule.setup()
-        assert (len(datamodule.train_data), len(datamodule.val_data)) == (3, 1)
+        assert (len(datamodule.train_data), len(datamodule.val_data)) == (1, 3)
 
     def test_names_the_folder_that_is_missing_in_a_category(self, folder: Path) -> None:
         shutil.rmtree(folder / "train")
@@ -177,7 +177,7 @@ class TestMVTec:
             path.unlink()
         datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.25)
         datamodule.setup()
-        assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (3, 1, 14)
+        assert (len(datamodule.train_data), len(datamodule.val_data), len(datamodule.test_data)) == (2, 2, 14)
         for item in datamodule.test_data:
             assert item.image.shape == (3, 64, 64)
             assert bool(item.gt_mask.any()) == bool(item.gt_label)
@@ -205,10 +205,31 @@ class TestMVTec:
         with pytest.raises(ValueError, match=message):
             MVTec(folder.parent, "fabric").setup()
 
-    def test_says_how_many_images_it_takes_to_hold_one_out(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"4 training images in .*val_split_ratio 0.1 holds out none .* takes 10"):
-            MVTec(folder.parent, "fabric").setup("fit")
+    @pytest.mark.parametrize("stage", ["fit", "test", None])
+    def test_holds_out_two_images_where_a_tenth_is_fewer(
+        self, folder: Path, stage: str | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        datamodule = MVTec(folder.parent, "fabric")
+        for _ in range(2):
+            datamodule.setup(stage)
+            assert (len(datamodule.train_data), len(datamodule.val_data)) == (2, 2)
+        said = "4 training images: two are held out to calibrate on, more than val_split_ratio says."
+        assert caplog.messages.count(said) == 1
+        for path in sorted((folder / "train" / "good").iterdir())[2:]:
+            path.unlink()
         MVTec(folder.parent, "fabric").setup("test")
+        with pytest.raises(ValueError, match=r"2 training images in .*fabric: it takes 3, two to calibrate on"):
+            MVTec(folder.parent, "fabric").setup("fit")
+
+    @pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 48)])
+    def test_masks_have_the_shape_of_their_images(self, folder: Path, size: tuple[int, int]) -> None:
+        mask = folder / "ground_truth" / "spot" / "000_mask.png"
+        cv2.imwrite(str(mask), cv2.resize(cv2.imread(str(mask)), size))
+        if size[0] == size[1]:
+            MVTec(folder.parent, "fabric").setup()
+        else:
+            with pytest.raises(ValueError, match=r"1 masks are of another shape than their images.*spot/000_mask.png"):
+                MVTec(folder.parent, "fabric").setup()
 
     @pytest.mark.parametrize("root", ["nowhere", "datasets/MVTecAD"])
     def test_downloads_only_what_there_is_into_its_usual_place(

@@ -186,16 +186,19 @@ class TestStrip:
             assert strip.size[1] >= top_of(3, "x") + GAP + BAR + LINE + GAP
             assert strip.size[0] >= GAP + 2 * (TILE + GAP)
 
-    def test_names_that_differ_in_their_suffix_are_told_apart(self, untrained: I3AD, tmp_path: Path) -> None:
+    def test_images_of_one_name_are_told_apart(self, untrained: I3AD, tmp_path: Path) -> None:
         found = {
             "pred_score": torch.tensor(0.7),
             "pred_label": torch.ones((), dtype=bool),
             "anomaly_map": torch.rand(64, 64),
         }
-        paths = [f"fabric/{name}" for name in ("part.jpg", "part.bmp", "part.png")]
+        paths = [f"fabric/{name}" for name in ("part.jpg", "part.bmp", "part.png")] + ["monday/fabric/part.jpg"]
         batch = [ImageItem(image=make_images(1, 64, 64)[0], image_path=path, **found) for path in paths]
-        FilmStripVisualizer(tmp_path).on_test_batch_end(SimpleNamespace(), untrained, None, batch)
-        assert {path.name for path in tmp_path.rglob("*.*")} == {"part.jpg.png", "part.bmp.png", "part.png"}
+        visualizer = FilmStripVisualizer(tmp_path)
+        for _ in range(2):
+            visualizer.on_test_batch_end(SimpleNamespace(), untrained, None, batch)
+            names = {path.name for path in tmp_path.rglob("*.*")}
+            assert names == {"part.jpg.png", "part.bmp.png", "part.png", "part.jpg_1.png"}
 
     def test_refuses_models_that_do_not_iterate(self) -> None:
         item = ImageItem(image=torch.zeros(3, 32, 32))

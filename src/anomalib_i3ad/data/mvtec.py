@@ -1,6 +1,6 @@
 """anomalib's MVTec AD datamodule under the name ``MVTec``, validated on held-out normal images."""
 
-import math
+import logging
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -17,9 +17,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .bit_depth import check_depth
 from .memory import fits_in_memory
+from .readable import check_readable
 
+logger = logging.getLogger(__name__)
+#: Training images that it takes: one, and two to calibrate on.
+FEWEST = 3
 LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*_mask.png, or JPEG, BMP, TIFF"
 
 
@@ -37,6 +40,21 @@ def _is_broken(path: Path, changed: int) -> bool:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return True
     return False
+
+
+@cache
+def _size_of(path: Path, changed: int) -> tuple[int, int]:
+    """Width and height of an image, last changed at this time, as they are stored."""
+    del changed
+    with Image.open(path) as image:
+        return image.size
+
+
+def _fits(mask: Path, image: Path) -> bool:
+    """Whether a mask has the shape of its image, to a pixel; it may be smaller or larger."""
+    sizes = [_size_of(path, path.stat().st_mtime_ns) for path in (mask, image)]
+    (width, height), (of_image, high) = sizes
+    return abs(width * high - of_image * height) <= max(of_image, high)
 
 
 def _named(items: list[str]) -> str:
@@ -109,7 +127,8 @@ class MVTec(MVTecAD):
 
     Args:
         val_split_mode: Where validation images come from.
-        val_split_ratio: Share of the training images held out.
+        val_split_ratio: Share of the training images held out, at least two: of one the threshold would be its own
+            score.
         seed: Seed of the split.
         cache: Decode and resize every training image once and keep it in memory (12 bytes per pixel of the model's
             size), in this process without workers; ``None`` does so if images are not augmented and fit in memory.
@@ -189,17 +208,24 @@ class MVTec(MVTecAD):
         if broken:
             msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
             raise ValueError(msg)
+        others = [str(mask) for path, mask in masks.items() if not _fits(mask, path)]
+        if others:
+            what = f"{len(others)} masks are of another shape than their images, whose EXIF orientation is ignored"
+            msg = f"{what}: {_named(others)}"
+            raise ValueError(msg)
         for path in [*train, *test]:
-            check_depth(str(path))
-        if _stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
-            self._check_share(len(train))
+            check_readable(str(path))
+        self._hold_out_two(len(train), needed=_stage in {TrainerFn.FITTING, TrainerFn.VALIDATING})
         self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)
 
-    def _check_share(self, count: int) -> None:
-        """Refuse a ``val_split_ratio`` that holds out none of ``count`` training images."""
-        if self.val_split_mode == ValSplitMode.FROM_TRAIN and count * self.val_split_ratio < 1:
-            msg = (
-                f"{count} training images in {self.root / self.category}: val_split_ratio {self.val_split_ratio} holds "
-                f"out none to calibrate on; it takes {math.ceil(1 / self.val_split_ratio)} images, or a larger ratio"
-            )
+    def _hold_out_two(self, count: int, needed: bool) -> None:
+        """Raise a ``val_split_ratio`` that holds out fewer than two of ``count`` training images."""
+        if self.val_split_mode != ValSplitMode.FROM_TRAIN or count * self.val_split_ratio >= 2:
+            return
+        if count >= FEWEST:
+            what = "%d training images: two are held out to calibrate on, more than val_split_ratio says."
+            logger.warning(what, count)
+            self.val_split_ratio = 2.5 / count  # of which anomalib takes the whole ones
+        elif needed:
+            msg = f"{count} training images in {self.root / self.category}: it takes {FEWEST}, two to calibrate on"
             raise ValueError(msg)

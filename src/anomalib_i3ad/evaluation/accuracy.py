@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,11 @@ from torch.nn import functional as F
 RESOLUTION = (256, 256)
 #: Heads of the columns that :meth:`Accuracy.cells` fills.
 COLUMNS = ("image AUROC", "pixel AUROC", "AU-PRO", "image F1", "pixel F1", "found", "false alarms")
+
+
+def figure_of(value: float) -> str:
+    """Text of a figure; ``-`` for NaN."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 class Accuracy(NamedTuple):
@@ -39,7 +45,7 @@ class Accuracy(NamedTuple):
 
     def figures(self) -> list[str]:
         """Texts of all but the counts."""
-        return ["-" if math.isnan(figure) else f"{figure:.3f}" for figure in self[: self._fields.index("found")]]
+        return [figure_of(value) for value in self[: self._fields.index("found")]]
 
     def cells(self) -> list[str]:
         """Text of a row in a table with :data:`COLUMNS`."""
@@ -53,6 +59,16 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
     return runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
 
 
+def _files_of(mask: Path, image: Path) -> list[Path]:
+    """Files of an image's mask: all in a folder of the image's name, as MVTec LOCO has them, or the one."""
+    return sorted(mask.parent.iterdir()) if mask.parent.name == image.stem else [mask]
+
+
+def _mask_of(path: Path) -> torch.Tensor:
+    mask: Any = read_mask(path, as_tensor=True)
+    return F.interpolate(mask[None, None].float(), RESOLUTION)[0]
+
+
 def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
     """Maps and masks of a batch, true masks from their files where it has them, at :data:`RESOLUTION`."""
     assert isinstance(batch.anomaly_map, torch.Tensor)  # mypy
@@ -62,10 +78,9 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
     maps, found, masks = (value.float().reshape(len(value), 1, *value.shape[-2:]) for value in values)
     maps = F.interpolate(maps.as_subclass(torch.Tensor), RESOLUTION, mode="bilinear")
     found, masks = (F.interpolate(value.as_subclass(torch.Tensor), RESOLUTION) for value in (found, masks))
-    for row, path in enumerate(batch.mask_path or ()):
+    for row, (path, image) in enumerate(zip(batch.mask_path or (), batch.image_path or (), strict=True)):
         if path and path != "None":  # what anomalib calls the mask of a normal image
-            mask: Any = read_mask(path, as_tensor=True)
-            masks[row] = F.interpolate(mask[None, None].float(), RESOLUTION)[0]
+            masks[row] = torch.stack([_mask_of(file) for file in _files_of(Path(path), Path(image))]).amax(dim=0)
     return ImageBatch(
         image=torch.zeros(len(maps), 3, *RESOLUTION), anomaly_map=maps, gt_mask=masks[:, 0] > 0,
         pred_mask=found[:, 0] > 0,

@@ -15,7 +15,7 @@ from anomalib_i3ad.data import MVTec
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.models.exports import ExportMixin
 
-from .accuracy import COLUMNS, measure_accuracy, predict
+from .accuracy import COLUMNS, figure_of, measure_accuracy, predict
 from .engines import WIDE, Difference, differences, engines_of, wide_images
 from .int8 import export_forms, measure_forms, what_is_int8
 from .iterations import measure_iterations
@@ -36,7 +36,7 @@ def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> I
         before = max(0, n - 1)
         found = (iterations.found(n) & (iterations.label == 1)).sum()
         counts = (found, len(iterations.rescued(before, n)), len(iterations.rescued(n, before)))
-        rows.append([str(n), *(f"{auroc:.3f}" for auroc in aurocs), *map(str, counts)])
+        rows.append([str(n), *map(figure_of, aurocs), *map(str, counts)])
     yield markdown(["iterations", "image AUROC", "pixel AUROC", "found", "won", "lost"], rows)
     for kind, name in enumerate(("normal", "anomalous")):
         used = Counter(iterations.used[iterations.label == kind].tolist())

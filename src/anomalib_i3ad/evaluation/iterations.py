@@ -1,5 +1,6 @@
 """What each iteration buys, over the images of a test set."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,6 +40,10 @@ class Iterations(NamedTuple):
         return [name for name, is_one in zip(self.names, gained, strict=True) if is_one]
 
 
+def _auroc(label: np.ndarray, score: np.ndarray) -> float:
+    return float(roc_auc_score(label, score)) if 0 < label.sum() < label.size else math.nan
+
+
 def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
     """Score test images again after 0, 1, 2, ... iterations.
 
@@ -57,7 +62,7 @@ def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
                 results = [network.iterate(image) for image in images]
             anomaly_map = torch.cat([result.anomaly_map for result in results])
             scores.append(network.image_score(anomaly_map).cpu().numpy())
-            pixel_auroc.append(roc_auc_score(mask, anomaly_map.flatten().cpu().numpy()))
+            pixel_auroc.append(_auroc(mask, anomaly_map.flatten().cpu().numpy()))
     finally:
         network.max_iterations = most
     score = np.stack(scores, axis=1)
@@ -66,6 +71,6 @@ def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
         label=label,
         names=[name_of(path) for batch in predictions for path in batch.image_path],
         score=score,
-        image_auroc=[roc_auc_score(label, column) for column in score.T],
+        image_auroc=[_auroc(label, column) for column in score.T],
         pixel_auroc=pixel_auroc,
     )

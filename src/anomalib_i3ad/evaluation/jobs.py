@@ -21,7 +21,7 @@ from anomalib.models import AnomalibModule, get_model
 from lightning import seed_everything
 
 from anomalib_i3ad import __version__
-from anomalib_i3ad.post_processing import QuantilePostProcessor
+from anomalib_i3ad.post_processing import QuantilePostProcessor, tested_images
 
 from .accuracy import Accuracy, measure_accuracy, predict
 from .cost import Cost, measure_cost
@@ -66,7 +66,8 @@ def title_of(job: dict[str, Any]) -> str:
 
 def category_of(job: dict[str, Any]) -> str:
     """Category of a job's images, or the name of their data set."""
-    return str(job["data"].get("init_args", {}).get("category", class_name(job["data"])))
+    arguments = job["data"].get("init_args", {})
+    return str(arguments.get("category") or arguments.get("name") or class_name(job["data"]))
 
 
 def model_class(job: dict[str, Any]) -> Any:
@@ -147,12 +148,14 @@ def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
     return measure_cost(model.cpu().eval(), paths[:: max(1, len(paths) // TIMED_IMAGES)])
 
 
-def notes_on(accuracy: Accuracy, post_processor: QuantilePostProcessor) -> Iterator[str]:
+def notes_on(accuracy: Accuracy, post_processor: QuantilePostProcessor, tested: int) -> Iterator[str]:
     """What a reader must know to compare a model's figures with others'."""
     if math.isnan(accuracy.pixel_auroc):
         yield "no figures of pixels: no maps, or no true masks"
     if post_processor.image_min < 0 or post_processor.pixel_min < 0:
         yield "scores below 0: normalised by their distance from the lowest of normal images"
+    if tested:
+        yield f"thresholds come from {tested} test images"
 
 
 def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -169,6 +172,11 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     model.post_processor = post_processor = QuantilePostProcessor()
     model.visualizer = model.evaluator = None
     datamodule = datamodule_of(job)
+    datamodule.prepare_data()
+    datamodule.setup()
+    if not len(datamodule.test_data):
+        msg = f"{class_name(job['data'])} has no test images: see its test_split_mode"
+        raise ValueError(msg)
     engine = Engine(default_root_dir=folder, logger=False, **job["trainer"])
     start = time.perf_counter()
     engine.fit(model, datamodule=datamodule)
@@ -177,7 +185,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     # not the engine's predict, which says of a model that was trained that its weights are not loaded
     predictions: Any = predict(engine.trainer, model, datamodule)
     accuracy = measure_accuracy(predictions)
-    notes = list(notes_on(accuracy, post_processor))
+    notes = list(notes_on(accuracy, post_processor, tested_images(datamodule)))
     try:
         cost = _cost(model, datamodule)
     except Exception:  # training is not lost by it

@@ -18,7 +18,7 @@ from torch import nn
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
-from anomalib_i3ad.data.bit_depth import check_depth
+from anomalib_i3ad.data.readable import check_readable
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.pre_processing import AntialiasedResize
 
@@ -35,10 +35,10 @@ def image_of(batch: Batch) -> torch.Tensor:
     """Images ``(N, 3, H, W)`` of a batch as a plain tensor.
 
     Raises:
-        ValueError: If an image file has values above 255, where anomalib cuts them off.
+        ValueError: If the line would not read an image file; see :func:`check_readable`.
     """
     for path in getattr(batch, "image_path", None) or ():
-        check_depth(path)
+        check_readable(path)
     assert isinstance(batch.image, torch.Tensor)  # mypy
     return batch.image.as_subclass(torch.Tensor)
 

@@ -20,12 +20,19 @@ logger = logging.getLogger(__name__)
 
 #: Arguments by which thresholds are calibrated.
 QUANTILES = ("image_quantile", "pixel_quantile")
+#: What to do about validation images that are none, anomalous, or the test's.
+FROM_TRAIN = "set the datamodule's val_split_mode to from_train, as --data MVTec has it"
 #: Scores below this are rounding noise; no threshold is placed below it.
 SMALLEST_THRESHOLD = 1e-6
 #: How sure it is, where images are few, that the image quantile of all normal images lies below the threshold.
 CONFIDENCE = 0.95
 #: Fewer images count as so many: to be as sure with two, the threshold would lie beyond most defects.
 FEWEST = 10
+
+
+def tested_images(data: Any) -> int:
+    """How many of a datamodule's validation images are test images."""
+    return int(data.val_data.samples.image_path.isin(data.test_data.samples.image_path).sum())
 
 
 def _pooled(values: list[torch.Tensor], trainer: Trainer) -> np.ndarray:
@@ -59,7 +66,7 @@ def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
 
 def _quantile(pooled: np.ndarray, q: float) -> float:
     if not pooled.size:
-        msg = "there is no normal validation image to calibrate on: set the datamodule's val_split_mode to from_train"
+        msg = f"there is no normal validation image to calibrate on: {FROM_TRAIN}"
         raise ValueError(msg)
     result = float(np.quantile(pooled, q))
     if not np.isfinite(result):
@@ -165,26 +172,29 @@ class QuantilePostProcessor(PostProcessor):
         self.normal_images = config.get("normal_images")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Warn, before training, of validation images that are test images or anomalous."""
+        """Warn, before training, of validation images that are test images or anomalous.
+
+        Raises:
+            ValueError: If there are none at all.
+        """
         del pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # set where there is one
         if stage not in {TrainerFn.FITTING, TrainerFn.VALIDATING} or not isinstance(data, AnomalibDataModule):
             return
         if not hasattr(data, "val_data"):
-            return
-        images = data.val_data.samples
-        tested = images.image_path.isin(data.test_data.samples.image_path).sum()
+            msg = f"there are no validation images to calibrate on: {FROM_TRAIN}"
+            raise ValueError(msg)
+        images, tested = data.val_data.samples, tested_images(data)
         anomalous = (images.label_index == LabelName.ABNORMAL).sum()
-        instead = "Use --data MVTec, or --data.val_split_mode from_train."
         if tested:
             logger.warning(
-                "%d of %d validation images are test images: thresholds would be fitted to the test set. %s",
-                tested, len(images), instead,
+                "%d of %d validation images are test images: thresholds would be fitted to the test set; %s",
+                tested, len(images), FROM_TRAIN,
             )  # fmt: skip
         elif anomalous:
             logger.warning(
-                "%d of %d validation images are anomalous: thresholds come from the others alone. %s",
-                anomalous, len(images), instead,
+                "%d of %d validation images are anomalous: thresholds come from the others alone; %s",
+                anomalous, len(images), FROM_TRAIN,
             )  # fmt: skip
 
     def on_validation_batch_end(
@@ -219,6 +229,8 @@ class QuantilePostProcessor(PostProcessor):
             logger.info(
                 "Thresholds come from %d normal validation images, for images %s of their scores.", scores.size, way
             )
+            if scores.size == 1:
+                logger.warning("Of one image the threshold is its own score: other normal images often exceed it.")
         self.normal_images = scores.size
 
     # the one place through which anomalib compares scores and maps with thresholds; its own is static

@@ -147,6 +147,8 @@ class FilmStripVisualizer(Visualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__()
         self.output_dir = output_dir
+        #: Images that would have the same name.
+        self._drawn: dict[Path, list[str | None]] = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -163,8 +165,13 @@ class FilmStripVisualizer(Visualizer):
                 category=getattr(datamodule, "category", None),
             )
             caption = caption_of(item, float(pl_module.post_processor.normalized_image_threshold))
-            # beside part.jpg there may be a part.bmp
-            film_strip_of(pl_module, item, caption).save(name if name.suffix == ".png" else f"{name}.png")
+            # beside part.jpg there may be a part.bmp, and beside monday/good/1.png a tuesday/good/1.png
+            name = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
+            same = self._drawn.setdefault(name, [])
+            if item.image_path not in same:
+                same.append(item.image_path)
+            number = same.index(item.image_path)
+            film_strip_of(pl_module, item, caption).save(name.with_stem(f"{name.stem}_{number}") if number else name)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""

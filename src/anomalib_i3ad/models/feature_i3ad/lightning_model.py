@@ -127,7 +127,12 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         super().on_train_start()
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None and datamodule.train_augmentations is None:
+        # a datamodule may cut several items from one file, by whose path they would be kept
+        if (
+            datamodule is not None
+            and datamodule.train_augmentations is None
+            and datamodule.train_data.samples.image_path.nunique() == len(loader.dataset)
+        ):
             height, width = self.image_size
             shape = self.model.grid_shape(height, width)
             self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir)

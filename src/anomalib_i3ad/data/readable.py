@@ -1,0 +1,35 @@
+"""Refuses image files that training would read otherwise than they are meant, or the line would not read."""
+
+from contextlib import suppress
+from functools import cache
+
+from PIL import Image
+
+
+@cache
+def check_readable(path: str) -> None:
+    """Check an image's file for what :func:`anomalib_i3ad.deploy.decoding.decode` refuses and anomalib reads.
+
+    anomalib cuts gray values off at 255, and takes the first page of several.
+
+    Args:
+        path: The image's file, opened once; a file that cannot be opened is not checked.
+
+    Raises:
+        ValueError: If it has gray values of more than 8 bits, or is a TIFF file with transparent parts or pages.
+    """
+    with suppress(OSError), Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            msg = (
+                f"{path}: gray values of more than 8 bits, all above 255 lost: "
+                "convert the images to 8 bits, for training and at the line"
+            )
+            raise ValueError(msg)
+        if image.format != "TIFF":
+            return
+        if (pages := getattr(image, "n_frames", 1)) > 1:
+            msg = f"{path}: has {pages} pages; save each as a file of its own"
+            raise ValueError(msg)
+        if "A" in image.getbands() and image.getchannel("A").getextrema() < (255, 255):
+            msg = f"{path}: TIFF file with transparent parts; save it without transparency"
+            raise ValueError(msg)
