@@ -191,3 +191,11 @@ def quantize(model: ov.Model, images: list[np.ndarray]) -> tuple[ov.Model, list[
         msg = "INT8: no convolution could be quantised; export this model without compression"
         raise ValueError(msg)
     return model, done
+
+
+def compress_weights(model: ov.Model) -> ov.Model:
+    """Compress the weights of a graph and of its loops to 8 bits; it computes in float as before."""
+    model = model.clone()
+    for loop in loops_of(model):
+        loop.set_function(nncf.compress_weights(loop.get_function().clone()))
+    return nncf.compress_weights(model)

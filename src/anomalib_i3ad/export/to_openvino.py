@@ -5,7 +5,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nncf
 import openvino as ov
 import torch
 from anomalib.data import AnomalibDataModule
@@ -20,7 +19,7 @@ from anomalib_i3ad.deploy.graph import MODEL_INFO, OUTPUTS, OWN_INFO
 from .check import compare, describe, write_report
 from .images import drawn_images, training_images
 from .on_demand import on_demand
-from .quantization import Quantized, quantize
+from .quantization import Quantized, compress_weights, quantize
 from .storage import store_small
 
 logger = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ def export(
         images = training_images(datamodule, CALIBRATION_IMAGES, input_size or network_size)
         model, quantized = quantize(model, [image.numpy() for image in images])
     elif compression_type == CompressionType.INT8:
-        model = nncf.compress_weights(model)
+        model = compress_weights(model)
     model = store_small(graphs.in_form(on_demand(model), half=compression_type == CompressionType.FP16))
     agreement = compare(module, model, compared)
     path = graphs.save_model(model, folder / f"{model_file_name}.xml")

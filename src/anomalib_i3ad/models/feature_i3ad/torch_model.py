@@ -24,7 +24,7 @@ NEIGHBOURHOOD = 3
 #: network and by the average over neighbours.
 MARGIN = 2
 #: Share of the errors in the geometric mean of cosines and errors.
-ERROR_SHARE = 0.8
+ERROR_SHARE = 2 / 3
 #: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
