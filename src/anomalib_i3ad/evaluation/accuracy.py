@@ -78,7 +78,7 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
     maps, found, masks = (value.float().reshape(len(value), 1, *value.shape[-2:]) for value in values)
     maps = F.interpolate(maps.as_subclass(torch.Tensor), RESOLUTION, mode="bilinear")
     found, masks = (F.interpolate(value.as_subclass(torch.Tensor), RESOLUTION) for value in (found, masks))
-    for row, (path, image) in enumerate(zip(batch.mask_path or (), batch.image_path or (), strict=True)):
+    for row, (path, image) in enumerate(zip(batch.mask_path or (), batch.image_path or (), strict=False)):
         if path and path != "None":  # what anomalib calls the mask of a normal image
             masks[row] = torch.stack([_mask_of(file) for file in _files_of(Path(path), Path(image))]).amax(dim=0)
     return ImageBatch(
