@@ -109,7 +109,7 @@ class ConfigurationTester:
         """Datamodule over the tiny fabric."""
         return Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=4, num_workers=0)
 
-    def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
+    def test_calibrates_on_normal_images_alone(self, fitted: tuple[AnomalibModule, Path], textures: Textures) -> None:
         model, checkpoint = fitted
         processor = model.post_processor
         assert 0 < processor.image_threshold < self.score_bound
@@ -118,6 +118,9 @@ class ConfigurationTester:
         assert loaded.post_processor.image_threshold == processor.image_threshold
         assert loaded.post_processor.pixel_threshold == processor.pixel_threshold
         assert loaded.post_processor.normal_images == processor.normal_images == 2
+        textures.setup()
+        make_engine().validate(loaded, dataloaders=textures.test_dataloader(), verbose=False)
+        assert loaded.post_processor.normal_images == 7 < len(textures.test_data)
 
     def test_checkpoint_gives_the_same_scores(self, fitted: tuple[AnomalibModule, Path]) -> None:
         model, checkpoint = fitted

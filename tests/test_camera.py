@@ -23,6 +23,7 @@ from anomalib_i3ad.deploy.engine import Inspection, Ticket
 from anomalib_i3ad.deploy.pipeline import run
 from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.deploy.sources import Frame, frames_of
+from test_deploy import REDDISH
 
 #: Only for the camera of these tests, and never to be seen.
 USER, PASSWORD, TOKEN = "operator", "s3cr3t", "t0k3n"
@@ -175,6 +176,13 @@ def test_the_newest_image_and_how_many_were_dropped(capture: type[Capture]) -> N
             assert read_at(frame.name) <= before
         given.release()
     assert capture.opened == [0, "released"]
+
+
+@pytest.mark.usefixtures("capture")
+def test_images_are_rgb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Capture, "read", lambda _: (True, np.ascontiguousarray(REDDISH[..., ::-1])))
+    with frames_from("0") as frames:
+        assert (next(frames).read() == REDDISH).all()
 
 
 def test_a_camera_that_fails_is_opened_again(capture: type[Capture], caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
-from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.components.arguments import check_count, check_range
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, random_patches
@@ -41,7 +41,7 @@ def pair(height: int, width: int, channels: int = 3, noise: float = 0.1) -> tupl
     return image, other
 
 
-class TestCheckRange:
+class TestArguments:
     @pytest.mark.parametrize(
         ("limits", "inside", "outside"),
         [
@@ -51,12 +51,18 @@ class TestCheckRange:
             ({"above": 0, "below": 1}, [1e-9, 0.9], [0, 1]),
         ],
     )
-    def test_ends_where_it_says(self, limits: dict, inside: list[float], outside: list[float]) -> None:
+    def test_a_range_ends_where_it_says(self, limits: dict, inside: list[float], outside: list[float]) -> None:
         for value in inside:
             check_range("share", value, **limits)
         for value in (*outside, float("nan"), float("inf"), -float("inf")):
             with pytest.raises(ValueError, match=f"^share {value} must be a finite number"):
                 check_range("share", value, **limits)
+
+    @pytest.mark.parametrize("check", [check_count, check_range])
+    def test_a_truth_value_is_no_number(self, check: Callable[[str, object], None]) -> None:
+        for value in (True, False):
+            with pytest.raises(ValueError, match=f"^share {value} must be a "):
+                check("share", value)
 
 
 class TestSSIM:
@@ -293,6 +299,11 @@ class TestHoles:
         assert 0.18 < low < 0.25
         assert 0.40 < high < 0.50
 
+    @pytest.mark.parametrize("size", [(64, 256), (256, 64)])
+    def test_free_form_holes_reach_all_of_an_oblong_image(self, size: tuple[int, int]) -> None:
+        rng = np.random.default_rng(0)
+        assert np.mean([free_form_hole(*size, rng) for _ in range(400)], axis=0).min() > 0.05
+
     def test_training_holes_mix_both_kinds(self) -> None:
         every = grid_holes(4, 32, 32)
         rng = np.random.default_rng(0)
@@ -350,6 +361,13 @@ class TestFeatures:
         assert [values.shape[1] for values in found] == features.channels
         assert [64 // values.shape[2] for values in found] == features.strides == [4, 8]
 
+    def test_layers_may_come_in_any_order(self, features: FrozenFeatures) -> None:
+        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        other = FrozenFeatures("tf_efficientnet_lite0", ["blocks.2", "blocks.1"])
+        other.load_pretrained()
+        assert other.channels == features.channels
+        torch.testing.assert_close(other(image), features(image), rtol=0, atol=0)
+
     def test_a_batch_is_its_images(self, features: FrozenFeatures) -> None:
         image = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         alone = [torch.cat(layer) for layer in zip(*map(features, image.split(1)), strict=True)]
@@ -406,6 +424,16 @@ class TestFeatures:
             load(tmp_path / "text.pth")
 
 
+class Folded(nn.Sequential):
+    """A convolution, which has a bias, and what follows it; features come in a list, as timm's."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [super().forward(image)]
+
+
 class TestRounding:
     @staticmethod
     def randomise(network: nn.Module) -> nn.Module:
@@ -433,6 +461,12 @@ class TestRounding:
                 assert (factor == 1).all()
         assert all(torch.equal(value, value.half()) for value in network.parameters())
 
+    def test_a_bias_is_folded_too(self) -> None:
+        network, image = self.randomise(Folded()), pair(32, 32)[0]
+        with torch.no_grad():
+            (before,), _ = network(image), fold_normalisation(network)
+            assert 0 < torch.dist(before, network(image)[0]) < 2e-3 * before.norm()
+
     def test_a_convolution_that_something_else_reads_stays(self) -> None:
         class Residual(nn.Module):
             def __init__(self) -> None:
@@ -447,11 +481,7 @@ class TestRounding:
         self.assert_stays(network)
 
     def test_weights_beyond_half_precision_stay(self) -> None:
-        class Large(nn.Sequential):
-            def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-                return [super().forward(image)]
-
-        network = self.randomise(Large(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+        network = self.randomise(Folded())
         nn.init.constant_(network[1].weight, 1e8)
         self.assert_stays(network)
 

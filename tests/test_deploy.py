@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,12 +40,15 @@ from anomalib_i3ad.deploy import (
     sources,
 )
 from anomalib_i3ad.deploy.drawn_images import drawn_images
-from anomalib_i3ad.deploy.engine import CPU_CACHE
+from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
 from conftest import TINY
 from model_tester import faded_peaks, make_engine, make_images
+
+#: No two of its channels are alike.
+REDDISH = np.full((64, 64, 3), (200, 60, 10), np.uint8)
 
 
 def make_pixels(height: int = 70, width: int = 90, seed: int = 0) -> np.ndarray:
@@ -81,15 +85,20 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def brightness(shift: float, threshold: float = 0.5) -> ov.Model:
-    """Graph whose score is the mean of an image, and a shift; its map is the image with that."""
+def graph_of(change: Callable[[ov.Node], ov.Node], threshold: float = 0.5) -> ov.Model:
+    """Graph whose map is a function of each value of an image, and whose score is that of their mean."""
     image = ops.parameter([-1, 3, -1, -1], ov.Type.f32)
-    score = ops.add(ops.reduce_mean(image, np.array([1, 2, 3])), np.float32(shift))
-    results = (score, ops.greater(score, np.float32(threshold)), ops.add(image, np.float32(shift)), image)
-    model = ov.Model([ops.result(result) for result in results], [image], "brightness")
+    score = change(ops.reduce_mean(image, np.array([1, 2, 3])))
+    results = (score, ops.greater(score, np.float32(threshold)), change(image), image)
+    model = ov.Model([ops.result(result) for result in results], [image])
     for output, name in zip(model.outputs, graph.OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
     return model
+
+
+def brightness(shift: float, threshold: float = 0.5) -> ov.Model:
+    """Graph whose score is the mean of an image, and a shift; its map is the image with that."""
+    return graph_of(lambda value: ops.add(value, np.float32(shift)), threshold)
 
 
 def command(model: Path, source: Path | str, out: Path, *more: str) -> list[str]:
@@ -219,6 +228,13 @@ sys.exit(os.waitstatus_to_exitcode(status))
         with pytest.raises(ImageError, match=r"score is 3\.5, so .* not normalised; export it with .*post-processor"):
             Inspector(tmp_path / "raw.xml").inspect(image)
 
+    def test_a_reconstruction_beyond_black_and_white_is_cut_off(self, tmp_path: Path) -> None:
+        model = graph_of(lambda value: ops.subtract(ops.multiply(value, np.float32(3)), np.float32(1)))  # -1 to 2
+        model.output("anomaly_map").get_tensor().add_names({graph.RECONSTRUCTION})
+        graph.save_model(graph.set_detail_names(model, [graph.RECONSTRUCTION]), tmp_path / "model.xml")
+        image = np.full((8, 8, 3), (0, 128, 255), np.uint8)
+        assert (Inspector(tmp_path / "model.xml").inspect(image).reconstruction == (0, 129, 255)).all()
+
     def test_details_that_are_gone_are_told(self, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
         model = graph.read_model(exported)
         names = graph.detail_names(model)
@@ -240,6 +256,12 @@ sys.exit(os.waitstatus_to_exitcode(status))
             buffer[:] = make_pixels(400, 500, seed=2)
             assert inspector.finish(ticket).score == expected
             assert np.array_equal(ticket.image, make_pixels(400, 500, seed=1))
+
+    def test_an_image_that_shrinks_keeps_its_mean(self) -> None:
+        fine, small = np.zeros((64, 64, 3), np.uint8), make_pixels(16, 16)
+        fine[:, ::4] = 240
+        assert (fitted(fine, (16, 16)) == 60).all()
+        assert np.array_equal(fitted(small, (64, 64)), cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR))
 
     def test_does_not_depend_on_its_files_once_it_is_read(self, exported: Path, tmp_path: Path) -> None:
         for suffix in (".xml", ".bin"):
@@ -272,20 +294,28 @@ sys.exit(os.waitstatus_to_exitcode(status))
         with pytest.raises(ValueError, match=r"image_threshold 2 must lie in \[0, 1\]"):
             Inspector(exported, image_threshold=2)
 
+    @pytest.mark.parametrize("name", ["image_threshold", "pixel_threshold"])
+    @pytest.mark.parametrize("value", [-0.1, 1.5])
+    def test_names_the_threshold_that_is_out_of_range(self, name: str, value: float) -> None:
+        with pytest.raises(ValueError, match=rf"^{name} {value} must lie in \[0, 1\]"):
+            Inspector("model.xml", **{name: value})
+
     @pytest.mark.parametrize("device", ["GPU", "GPU.1", "AUTO:GPU,CPU", "BATCH:GPU"])
-    def test_of_two_gpus_either_is_taken(self, exported: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_two_gpus_either_is_taken_in_full_precision(
+        self, exported: Path, device: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         asked = []
 
         class Core(ov.Core):
             available_devices = ["CPU", "GPU.0", "GPU.1"]
 
             def compile_model(self, model: ov.Model, name: str, config: dict) -> ov.CompiledModel:
-                asked.append(name)
+                asked.append((name, config))
                 return super().compile_model(model, "CPU", config)
 
         monkeypatch.setattr(ov, "Core", Core)
         Inspector(exported, device=device)
-        assert asked == [device]
+        assert asked == [(device, {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})]
         with pytest.raises(ModelError, match=r"device NPU: not on this machine, which has CPU, GPU\.0, GPU\.1"):
             Inspector(exported, device="NPU")
 
@@ -429,6 +459,10 @@ class TestDecoding:
         pixels = make_pixels(60, 90)
         expected = pixels.reshape(20, 3, 30, 3, 3).mean(axis=(1, 3))
         assert np.abs(decoding.decode(encode(pixels)) - expected).max() <= 1
+
+    def test_images_of_32_megapixels_keep_their_pixels(self) -> None:
+        data = cv2.imencode(".png", np.zeros((4000, 8000), np.uint8))[1].tobytes()
+        assert decoding.decode(data).shape == (4000, 8000, 3)
 
     @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp"])
     def test_a_part_of_a_file_is_no_image(self, suffix: str) -> None:
@@ -719,6 +753,14 @@ class TestPictures:
         panel = picture(image, result, "", 0.5, 0.5)[3 * LINE : 3 * LINE + 512, GAP : GAP + 512]
         assert (panel[160:176, 240:256] == 128).all()
         assert (panel[168, 230:240] == OUTLINE).all(axis=1).any()
+        assert OUTLINE == (0, 0, 255)  # red, as is said below it
+
+    def test_panels_have_the_colours_of_the_image(self) -> None:
+        flat = np.zeros((64, 64), np.float32)
+        result = Inspection(0.7, True, flat, flat > 0, None, REDDISH[..., [2, 0, 1]].copy(), 1.0)  # noqa: FBT003
+        shown = picture(REDDISH, result, "", 0.5, 0.5)
+        image, drawn = (shown[3 * LINE + 256, left + 256].tolist() for left in (GAP, GAP + 512 + GAP))
+        assert (image, drawn) == ([10, 60, 200], [60, 200, 10])
 
 
 class TestSources:
@@ -729,9 +771,12 @@ class TestSources:
             writer.write(np.ascontiguousarray(make_pixels(seed=seed)[..., ::-1]))
         writer.release()
         assert command_line.main(command(exported, path, tmp_path / "out")) == 0
-        assert [row["image"] for row in rows_of(tmp_path / "out")] == [f"video.avi#{i:08}" for i in range(7)]
-        result = Inspector(exported).inspect(make_pixels(seed=3))
-        assert float(rows_of(tmp_path / "out")[3]["score"]) == pytest.approx(result.score, abs=0.02)
+        rows, inspector = rows_of(tmp_path / "out"), Inspector(exported)
+        assert [row["image"] for row in rows] == [f"video.avi#{i:08}" for i in range(7)]
+        for seed, (row, frame) in enumerate(zip(rows, sources.video_frames(str(path)), strict=True)):
+            pixels = frame.read()
+            assert np.abs(pixels.astype(int) - make_pixels(seed=seed)).mean() < 10  # in RGB, of lossy compression
+            assert float(row["score"]) == pytest.approx(inspector.inspect(pixels).score, abs=2e-6)
 
     def test_a_video_that_ends_early_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = tmp_path / "video.avi"
@@ -747,6 +792,13 @@ class TestSources:
         assert [record.message for record in caplog.records] == [
             f"{path}: {read} frames can be read of the 20 that it tells of"
         ]
+
+    def test_images_of_a_folder_come_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in "bac":
+            (tmp_path / f"{name}.bmp").write_bytes(b"")
+        found = [(root, folders, sorted(files, reverse=True)) for root, folders, files in os.walk(tmp_path)]
+        monkeypatch.setattr(os, "walk", lambda *_, **__: iter(found))
+        assert [frame.name for frame in sources.folder_frames(tmp_path)] == ["a.bmp", "b.bmp", "c.bmp"]
 
     def test_a_folder_may_be_named_by_digits(self, exported: Path, folder: Path, tmp_path: Path) -> None:
         folder.rename("2024")
@@ -887,10 +939,10 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     frames = iter([next(taken) for _ in range(10)])
     for number in range(0, 10, 2):
         (folder / f"{number:03}.png").unlink()
-    from anomalib_i3ad.deploy.pipeline import run
-
     results = Results(out / "results.csv")
-    progress = run(Inspector(exported, image_threshold=0.0), frames, results, out / "anomalous", threading.Event())
+    progress = pipeline.run(
+        Inspector(exported, image_threshold=0.0), frames, results, out / "anomalous", threading.Event()
+    )
     results.close()
     rows = rows_of(out)
     assert len(rows) == progress.images == progress.failed == 10
@@ -898,6 +950,39 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
         expected = "picture not written" if row["score"] else "cannot be read: No such file"
         assert expected in row["error"]
     assert len({bool(row["score"]) for row in rows}) == 2
+
+
+def test_whatever_is_wrong_with_an_image_becomes_its_row(tmp_path: Path) -> None:
+    def too_large() -> np.ndarray:
+        msg = "of 3 GB"
+        raise MemoryError(msg)
+
+    model = graph_of(lambda value: ops.sqrt(ops.subtract(value, np.float32(0.5))))  # NaN below 0.5
+    inspector = Inspector(graph.save_model(model, tmp_path / "model.xml"))
+    images = {"dark": lambda: REDDISH, "large": too_large, "white": lambda: np.full_like(REDDISH, 255)}
+    frames = (sources.Frame(name, read) for name, read in images.items())
+    results = Results(tmp_path / "results.csv")
+    progress = pipeline.run(inspector, frames, results, tmp_path / "anomalous", threading.Event())
+    results.close()
+    assert [(row["image"], row["label"], row["error"]) for row in rows_of(tmp_path)] == [
+        ("dark", "", "inference failed: the model's result is not finite"),
+        ("large", "", "MemoryError: of 3 GB"),
+        ("white", "anomalous", ""),
+    ]
+    assert (progress.images, progress.failed) == (3, 2)
+
+
+def test_an_image_is_done_before_another_is_waited_for(tmp_path: Path) -> None:
+    inspector, asked = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), []
+
+    def frames() -> sources.Frames:
+        for number in range(3):
+            asked.append(number)
+            yield sources.Frame(str(number), lambda: REDDISH)
+            yield None
+
+    for done, _ in enumerate(pipeline.outcomes(inspector, frames(), decoders=4), start=1):
+        assert len(asked) == done
 
 
 class TestConvert:
@@ -1052,10 +1137,8 @@ def test_ten_thousand_images_leave_memory_flat(exported: Path, folder: Path, tmp
                 memory.append((number, pages * os.sysconf("SC_PAGE_SIZE")))
             yield frame
 
-    from anomalib_i3ad.deploy.pipeline import run
-
     inspector = Inspector(exported, hint="throughput", image_threshold=0.495)
-    progress = run(inspector, frames(), results, tmp_path / "out" / "anomalous", threading.Event())
+    progress = pipeline.run(inspector, frames(), results, tmp_path / "out" / "anomalous", threading.Event())
     results.close()
     names = [row["image"] for row in rows_of(tmp_path / "out")]
     assert len(names) == len(set(names)) == progress.images == 10_000

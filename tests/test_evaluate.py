@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.evaluation import evaluate, int8
+from anomalib_i3ad.evaluation.accuracy import Accuracy, measure_accuracy
 from anomalib_i3ad.evaluation.engines import Difference, differences, wide_images
+from anomalib_i3ad.evaluation.iterations import Iterations
 from anomalib_i3ad.evaluation.trained import load
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine, tables_in
@@ -38,11 +41,13 @@ def arguments_for(trained: Trained, model: str, *more: str) -> list[str]:
     return ["--model", model, "--ckpt_path", str(checkpoint), *images, *more]
 
 
-def predicted(model: Any, datamodule: Textures) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and what is called anomalous, as ``Engine.predict`` gives them."""
+def predicted(model: Any, datamodule: Textures) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Labels, scores, what is called anomalous, and figures of pixels, as ``Engine.predict`` gives them."""
     batches = make_engine().predict(model, datamodule=datamodule)
     columns = ("gt_label", "pred_score", "pred_label")
-    return tuple(torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in columns)
+    label, score, flagged = (torch.cat([getattr(batch, name) for batch in batches]).numpy() for name in columns)
+    _, pixel_auroc, au_pro, _, pixel_f1, *_ = measure_accuracy(batches).cells()
+    return label, score, flagged, [pixel_auroc, au_pro, pixel_f1]
 
 
 def verdicts_of(results: list[Inspection]) -> tuple[np.ndarray, np.ndarray]:
@@ -50,14 +55,17 @@ def verdicts_of(results: list[Inspection]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([result.score for result in results]), np.array([result.label for result in results])
 
 
-def check_row(cells: list[str], label: np.ndarray, score: np.ndarray, flagged: np.ndarray) -> None:
-    """Compare cells of a row of figures with scikit-learn's."""
+def check_row(
+    cells: list[str], label: np.ndarray, score: np.ndarray, flagged: np.ndarray, of_pixels: list[str] | None = None
+) -> None:
+    """Compare cells of a row of figures with scikit-learn's, and of pixels with others."""
     image_auroc, pixel_auroc, au_pro, image_f1, pixel_f1, found, alarms = cells
     assert float(image_auroc) == pytest.approx(roc_auc_score(label, score), abs=5.1e-4)
     assert float(image_f1) == pytest.approx(f1_score(label, flagged), abs=5.1e-4)
     assert found == f"{(flagged & (label == 1)).sum()}/{(label == 1).sum()}"
     assert alarms == f"{(flagged & (label == 0)).sum()}/{(label == 0).sum()}"
     assert all(0 <= float(figure) <= 1 for figure in (pixel_auroc, au_pro, pixel_f1))
+    assert of_pixels is None or of_pixels == [pixel_auroc, au_pro, pixel_f1]
 
 
 class TestAccuracy:
@@ -79,12 +87,13 @@ class TestAccuracy:
         other = I3AD.load_from_checkpoint(checkpoint, max_iterations=0, image_score="mean", visualizer=False)
         before = predicted(other, datamodule)[2]
         make_engine().validate(other, datamodule=datamodule, verbose=False)
-        label, score, flagged = predicted(other, datamodule)
+        expected = predicted(other, datamodule)
+        flagged = expected[2]
         assert (flagged != before).any()
         evaluate.main(arguments_for(trained, "I3AD", "--set", "max_iterations=0", "image_score=mean"))
         (((model, _, *cells),),) = tables_in(capsys.readouterr().out)
         assert model == "I3AD max_iterations=0 image_score=mean"
-        check_row(cells, label, score, flagged)
+        check_row(cells, *expected)
 
     def test_calibrated_anew_on_the_split_of_the_command(self, trained: Trained, capsys: pytest.CaptureFixture) -> None:
         _, checkpoint, datamodule = trained
@@ -108,14 +117,15 @@ class TestAccuracy:
         model.post_processor = QuantilePostProcessor(image_quantile=0.5)
         engine = make_engine()
         engine.fit(model, datamodule=textures)
-        label, score, flagged = predicted(model, textures)
+        expected = predicted(model, textures)
+        flagged = expected[2]
         assert 0 < flagged.sum() < len(flagged)
         trained = (model, Path(engine.best_model_path), textures)
         assert load(Padim, trained[1]).post_processor.image_quantile == 0.5
         assert evaluate.main(arguments_for(trained, "Padim")) == 0
         (((name, _, *cells),),) = tables_in(capsys.readouterr().out)
         assert name == "Padim"
-        check_row(cells, label, score, flagged)
+        check_row(cells, *expected)
         for option, why in (("--iterations", "Padim does not iterate"), ("--exported", "Padim is anomalib's")):
             with pytest.raises(SystemExit) as stopped:
                 evaluate.main(arguments_for(trained, "Padim", option))
@@ -135,6 +145,16 @@ def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixtur
     for kind in ("normal", "anomalous"):
         (counts,) = re.findall(rf"^iterations used on {kind} images: {{(.+)}}$", printed, re.MULTILINE)
         assert sum(int(count.split(": ")[1]) for count in counts.split(", ")) == 7
+
+
+def test_iterations_are_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    label, used = np.array([0, 0, 0, 1, 1]), np.array([0, 1, 0, 2, 2])
+    found = Iterations(used, label, list("abcde"), np.zeros((5, 1)), [0.5], [0.5])
+    monkeypatch.setattr(evaluate, "measure_iterations", lambda *_: found)
+    assert list(evaluate.iterations_of(None, []))[1:] == [
+        "iterations used on normal images: {0: 2, 1: 1}",
+        "iterations used on anomalous images: {2: 2}",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -318,11 +338,24 @@ class TestExported:
         assert found
         assert float(found[1]) < 1e-3
 
-    def test_latency_by_iterations_by_hand(self) -> None:
+    @staticmethod
+    def timed(iterations: int, milliseconds: float) -> Inspection:
         nothing = np.zeros((1, 1))
-        results = [
-            Inspection(0.1, False, nothing, nothing > 0, iterations, None, milliseconds)  # noqa: FBT003
-            for iterations, milliseconds in ((4, 20), (0, 4), (4, 22), (4, 100), (0, 7))
-        ]
+        return Inspection(0.1, False, nothing, nothing > 0, iterations, None, milliseconds)  # noqa: FBT003
+
+    def test_int8_that_is_faster_is_called_faster(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        accuracy, times = Accuracy(*[0.5] * 5, 1, 1, 1, 1), {"FP32": (6, 8, 40), "INT8": (3, 2, 20)}
+        forms = {name: int8.Form(accuracy, [self.timed(0, time) for time in taken], 1) for name, taken in times.items()}
+        for name, value in {
+            "export_forms": dict.fromkeys(times), "engines_of": {}, "wide_images": [], "differences": {},
+            "measure_forms": forms, "what_is_int8": [],
+        }.items():  # fmt: skip
+            monkeypatch.setattr(evaluate, name, lambda *_, value=value: value)
+        datamodule = SimpleNamespace(setup=lambda _: None, test_data=[None] * 3)
+        *_, told = evaluate.exported_of(SimpleNamespace(model=None), datamodule, tmp_path)
+        assert told == "INT8 is 2.00 times as fast (median over images); 0/3 labels changed"
+
+    def test_latency_by_iterations_by_hand(self) -> None:
+        results = [self.timed(*one) for one in ((4, 20), (0, 4), (4, 22), (4, 100), (0, 7))]
         (table,) = tables_in(evaluate.latency_by_iterations(results))
         assert table == [["0", "2", "5.5", "0.25"], ["4", "3", "22.0", "1.00"]]

@@ -40,7 +40,7 @@ from anomalib_i3ad.evaluation.jobs import (
 )
 from anomalib_i3ad.evaluation.page import Page
 from anomalib_i3ad.post_processing import QuantilePostProcessor
-from model_tester import make_engine
+from model_tester import make_engine, make_images
 
 
 class TestJobs:
@@ -121,10 +121,13 @@ class TestJobs:
         assert (whole["seed"], whole["initial_grid"], whole["visualizer"]) == (0, 2, True)
         assert key_of({**job, "model": {**job["model"], "init_args": whole}}) == key_of(job)
 
-    def test_a_key_depends_on_the_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("own_or_others", "changed"), [("__version__", "99"), ("version", lambda _: "99")])
+    def test_a_key_depends_on_the_versions(
+        self, own_or_others: str, changed: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         job = jobs_of(self.CONFIG)[0]
         before = key_of(job)
-        monkeypatch.setattr(jobs, "__version__", "99")
+        monkeypatch.setattr(jobs, own_or_others, changed)
         assert key_of(job) != before
 
     @pytest.mark.parametrize(
@@ -156,6 +159,22 @@ class TestJobs:
         made = datamodule_of({"data": {"class_path": "anomalib_i3ad.Textures", "init_args": arguments}})
         assert isinstance(made, Textures)
         assert (made.image_size, made.train_count) == (96, 20)  # anomalib's get_datamodule would make (96, 96) of it
+
+    def test_a_job_draws_by_its_seed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stop(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+            monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.setattr(jobs, "get_model", stop)
+        with pytest.raises(KeyboardInterrupt):
+            jobs.run_job({"model": {"class_path": "Padim"}, "seed": 7}, tmp_path)
+        assert torch.initial_seed() == 7
+
+    @pytest.mark.parametrize(("image", "pixel", "notes"), [(0, 0, 0), (-1, 0, 1), (0, -1, 1)])
+    def test_scores_or_maps_below_0_are_noted(self, image: float, pixel: float, notes: int) -> None:
+        accuracy = Accuracy(*[0.5] * 5, 1, 1, 1, 1)
+        assert len(list(notes_on(accuracy, SimpleNamespace(image_min=image, pixel_min=pixel), 0))) == notes
 
 
 class TestReferences:
@@ -532,6 +551,24 @@ class TestAccuracy:
         expected = roc_auc_score(whole.flatten() > 0, maps.flatten())
         assert measure_accuracy([batch]).pixel_auroc == pytest.approx(expected, abs=1e-4)
 
+    def test_au_pro_is_that_of_its_definition(self) -> None:
+        """The mean share of each defect that is found, over false positive rates up to 0.3."""
+        maps = (40 * make_images(2, 256, 256)[:, :1]).round() / 40
+        mask = torch.zeros(2, 256, 256, dtype=torch.bool)
+        defects = [(1, slice(30, 60), slice(10, 70)), (1, slice(100, 220), slice(90, 130)), (1, slice(25), slice(25))]
+        for place in defects:
+            mask[place] = True
+        score, label = torch.tensor([0.2, 0.9]), torch.tensor([0, 1])
+        batch = ImageBatch(
+            image=torch.zeros(2, 3, 256, 256), pred_score=score, gt_label=label, pred_label=score > 0.5,
+            anomaly_map=maps, gt_mask=mask, pred_mask=maps > 0.5,
+        )  # fmt: skip
+        found = [maps[:, 0] >= level for level in maps.unique().flip(0)]
+        false = np.array([0, *(one[~mask].float().mean() for one in found)])
+        share = np.array([0, *(np.mean([one[place].float().mean() for place in defects]) for one in found)])
+        expected = np.interp(np.linspace(0, 0.3, 3001), false, share).mean()
+        assert measure_accuracy([batch]).au_pro == pytest.approx(expected, abs=5e-3)
+
     def test_without_true_masks_there_are_no_figures_of_pixels(self) -> None:
         score, label = torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0, 1, 1])
         batch = self.batch(score, label, score > 0.5)
@@ -585,6 +622,17 @@ class TestPasses:
         np.testing.assert_allclose(
             iterations.score[:, -1] / (iterations.score[:, -1] + threshold), normalised, rtol=0, atol=1e-4
         )
+
+    def test_an_interruption_leaves_the_model_as_it_was(self) -> None:
+        def interrupted(_: torch.Tensor) -> None:
+            raise KeyboardInterrupt
+
+        network = SimpleNamespace(max_iterations=3, iterate=interrupted)
+        image, nothing = torch.zeros(1, 3, 8, 8), torch.zeros(1)
+        batch = SimpleNamespace(image=image, gt_label=nothing, gt_mask=nothing)
+        with pytest.raises(KeyboardInterrupt):
+            measure_iterations(SimpleNamespace(model=network, device="cpu"), [batch])
+        assert network.max_iterations == 3
 
     def test_rescued_and_lost_by_hand(self) -> None:
         good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 2))  # the threshold: 0.95

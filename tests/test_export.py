@@ -5,6 +5,7 @@ import re
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import openvino as ov
 import openvino.opset15 as ops
 import pytest
 import torch
+from anomalib.data import InferenceBatch
 from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.models import Padim
@@ -22,11 +24,15 @@ from anomalib_i3ad.components.loops import repeat_active
 from anomalib_i3ad.deploy import Inspector, graph
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.export import to_openvino
+from anomalib_i3ad.export.check import compare
+from anomalib_i3ad.export.images import training_images
 from anomalib_i3ad.export.quantization import quantize
 from anomalib_i3ad.export.storage import LARGE, store_small
 from anomalib_i3ad.export.to_openvino import convert, describe_for_runtimes
 from conftest import take_traced
 from model_tester import OPENVINO, check_export, make_images, set_usual, weights_of
+from test_deploy import brightness
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
@@ -125,14 +131,41 @@ def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
 
 
 def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
-    from anomalib_i3ad.export.check import compare
-
     image = ov.opset15.parameter([1, 3, 64, 64], ov.Type.f32)
     root = ov.opset15.sqrt(ov.opset15.subtract(image, ov.opset15.constant(np.float32(0.5))))  # NaN below 0.5
     for name in OUTPUTS:
         root.output(0).get_tensor().add_names({name})
     with pytest.raises(ValueError, match="the graph's pred_score is not finite"):
         compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.01])
+def test_warns_of_a_graph_that_differs(shift: float, caplog: pytest.LogCaptureFixture) -> None:
+    def module(image: torch.Tensor) -> InferenceBatch:
+        score = image.mean(dim=(1, 2, 3))
+        return InferenceBatch(score, score > 0.5, anomaly_map=image, pred_mask=image)
+
+    report = compare(module, brightness(shift), [torch.full((1, 3, 8, 8), 0.25)])
+    assert report["agreement_with_torch"]["score"] == pytest.approx(shift, abs=1e-6)
+    assert ("The exported graph differs from the model: scores by 1.0e-02" in caplog.text) == (shift > 0)
+
+
+def test_model_api_is_told_what_the_graph_does(untrained: I3AD) -> None:
+    model = brightness(0)
+    describe_for_runtimes(model, SimpleNamespace(image_size=(48, 64), post_processor=untrained.post_processor))
+    assert model.rt_info[graph.MODEL_INFO] == {
+        "model_type": "AnomalyDetection", "task": "segmentation", "labels": "Normal Anomaly",
+        "image_threshold": "0.5", "pixel_threshold": "0.5", "normalization_scale": "1.0", "resize_type": "standard",
+        "reverse_input_channels": "False", "orig_height": "48", "orig_width": "64",
+    }  # fmt: skip
+
+
+def test_training_images_are_spread_over_the_set(textures: Textures) -> None:
+    found = training_images(textures, 3, None)
+    every = textures.train_data
+    assert len(every) == 11
+    for image, index in zip(found, (0, 3, 7), strict=True):
+        assert torch.equal(image[0], every[index].image.as_subclass(torch.Tensor))
 
 
 def tensors_of(model: I3AD) -> list[torch.Tensor]:
@@ -265,6 +298,18 @@ def test_half_the_space_for_images_of_one_size(
             expected = untrained(image)
         differences.append(abs(run(path, image.numpy())["pred_score"].item() - expected.pred_score.item()))
     assert report["agreement_with_torch"]["score"] == pytest.approx(max(differences), abs=1e-6)  # of what was written
+
+
+def test_int8_of_weights_alone_stores_them_in_bytes(
+    untrained: I3AD, exported: Path, traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_traced(monkeypatch, traced)
+    monkeypatch.setattr(to_openvino, "compare", lambda *_: {})  # takes its time
+    path = untrained.to_openvino(tmp_path, compression_type="int8")
+    assert json.loads(path.with_suffix(".json").read_text())["int8"] == []
+    for written, in_bytes in ((exported, False), (path, True)):
+        kinds = {node.get_output_element_type(0) for node in graph.read_model(written).get_ordered_ops()}
+        assert (ov.Type.u8 in kinds) == in_bytes
 
 
 @pytest.fixture

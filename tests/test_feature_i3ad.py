@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
 from lightning.pytorch.callbacks import EarlyStopping
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
+from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import fold_normalisation
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
 from anomalib_i3ad.models.feature_i3ad.features import packaged_weights
+from anomalib_i3ad.models.feature_i3ad.lightning_model import GRID_PROBABILITY, LEAST_STD
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
@@ -85,6 +87,17 @@ class TestFeatureI3AD(ModelTester):
             cells = np.concatenate([model.model.cells_of(model.pre_processor(image[None])) for image in images])
         np.testing.assert_allclose(model.model.mean.flatten(), cells.mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(model.model.std.flatten(), cells.std(axis=(0, 2, 3)), rtol=1e-3)
+
+    def test_a_feature_that_never_varies_is_divided_by_a_share_of_what_others_do(self, texture_root: Path) -> None:
+        model = FeatureI3AD(**TINY, visualizer=False)
+        cells_of, never = model.model.cells_of, torch.tensor([0])
+        model.model.cells_of = lambda image: cells_of(image).index_fill(1, never, 3.0)
+        make_engine(max_epochs=1, limit_train_batches=1).fit(model, datamodule=self.datamodule(texture_root))
+        least, *others = model.model.std.flatten().tolist()
+        assert least == pytest.approx(LEAST_STD * np.mean([0, *others]), rel=0.01)
+
+    def test_frees_the_features_of_its_training_images(self, fitted) -> None:
+        assert fitted[0]._cache is None
 
     def test_calibrates_on_normal_validation_images(self, fitted, textures: Textures) -> None:
         model = FeatureI3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
@@ -298,6 +311,38 @@ class TestGuardMargin:
         expected = torch.zeros(9, 9)
         expected[2:7, 2:7] = 1
         assert torch.equal(model.hidden_with(hole)[0, 0], expected)
+
+
+class TestTrainingStep:
+    """What the inpainter is given, on features that are 0 everywhere."""
+
+    @pytest.fixture
+    def model(self, monkeypatch: pytest.MonkeyPatch) -> FeatureI3AD:
+        model = FeatureI3AD(**TINY, noise=0.7)
+        monkeypatch.setattr(FeatureI3AD, "batches_seen", 8)
+        monkeypatch.setattr(FeatureI3AD, "global_rank", 0)
+        model.model.mean.zero_()
+        model.model.std.fill_(1)
+        model.cells_of = lambda batch: torch.zeros(len(batch.image), *model.model.grid_shape(96, 96))
+        model.check_losses = lambda **_: None
+        return model
+
+    @pytest.fixture
+    def given(self, model: FeatureI3AD) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noisy features, and what is hidden."""
+        seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        model.model.inpainter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+        model.training_step(ImageBatch(image=make_images(4, 96, 96)), 0)
+        return seen[0]
+
+    def test_noise_deviates_by_as_much_as_it_says(self, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        assert given[0].std().item() == pytest.approx(0.7, rel=0.02)
+
+    def test_the_margin_is_hidden_too(self, model: FeatureI3AD, given: tuple[torch.Tensor, torch.Tensor]) -> None:
+        own = model.model
+        holes = training_holes(4, 12, 12, model.step_rng(), own.grid_holes(12, 12), GRID_PROBABILITY)
+        assert torch.equal(given[1], own.hidden_with(holes))
+        assert not torch.equal(given[1], holes)
 
 
 class TestNetworks:

@@ -31,6 +31,12 @@ TINY = {
 }
 
 
+def median_residual(model: I3AD, images: torch.Tensor) -> float:
+    """Of the initial inpainting: u, at a ``mask_quantile`` of 0.5."""
+    with torch.no_grad():
+        return np.quantile(model.model.eval().initial_residual(images).numpy(), 0.5)
+
+
 class TestI3AD(ModelTester):
     """The shared tests, with the defaults."""
 
@@ -53,9 +59,31 @@ class TestI3AD(ModelTester):
         model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
         make_engine(limit_val_batches=2).validate(model, dataloaders=loader, verbose=False)
         images = torch.stack([data[index].image.as_subclass(torch.Tensor) for index in range(4)])
-        expected = np.quantile(model.model.eval().initial_residual(images).detach().numpy(), 0.5)
-        assert model.model.mask_threshold.item() == pytest.approx(expected, rel=1e-5)
+        assert model.model.mask_threshold.item() == pytest.approx(median_residual(model, images), rel=1e-5)
         assert model.post_processor.normal_images == 4
+
+    def test_u_comes_from_normal_images_alone(self, fitted, textures: Textures) -> None:
+        textures.setup()
+        model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
+        make_engine().validate(model, dataloaders=textures.test_dataloader(), verbose=False)
+        normal = [item.image.as_subclass(torch.Tensor) for item in textures.test_data if not item.gt_label]
+        assert 0 < len(normal) < len(textures.test_data)
+        assert model.model.mask_threshold.item() == pytest.approx(median_residual(model, torch.stack(normal)), rel=1e-5)
+
+    def test_scores_in_full_precision_whatever_the_trainers(self, fitted, textures: Textures) -> None:
+        model, scores = I3AD.load_from_checkpoint(fitted[1], visualizer=False), []
+        for precision in (32, "bf16-mixed"):
+            engine = make_engine(precision=precision, limit_predict_batches=1)
+            (batch,) = engine.predict(model, datamodule=textures)
+            scores.append(batch.pred_score)
+        assert torch.equal(*scores)
+
+    def test_weights_that_are_not_finite_are_not_saved(self) -> None:
+        model = I3AD(**TINY)
+        model.on_save_checkpoint({})
+        next(model.model.parameters()).data.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match=r"model\.\S+ is not finite; the checkpoint is not saved"):
+            model.on_save_checkpoint({})
 
     def test_a_subclass_takes_its_own_arguments_from_a_checkpoint(self, texture_root: Path) -> None:
         class Own(I3AD):
@@ -72,12 +100,11 @@ class TestI3AD(ModelTester):
         model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
         make_engine().validate(model, datamodule=textures, verbose=False)
         images = torch.cat([batch.image.as_subclass(torch.Tensor) for batch in textures.val_dataloader()])
-        expected = np.quantile(model.model.eval().initial_residual(images).detach().numpy(), 0.5)
-        assert model.model.mask_threshold.item() == pytest.approx(expected, rel=1e-5)
+        assert model.model.mask_threshold.item() == pytest.approx(median_residual(model, images), rel=1e-5)
         assert model.model.mask_threshold < fitted[0].model.mask_threshold
 
     def test_names_what_it_takes_from_a_checkpoint(self, fitted, textures: Textures, caplog) -> None:
-        model = I3AD(learning_rate=5e-4)
+        model = I3AD(learning_rate=5e-4, seed=3)
         make_engine().predict(model, datamodule=textures, ckpt_path=fitted[1])
         assert "Taken from the checkpoint: image_size=64 (this model: 128), width=4 (this model: 12)" in caplog.messages
         assert model.learning_rate == TINY["learning_rate"]
@@ -96,9 +123,10 @@ class TestI3AD(ModelTester):
         with torch.no_grad():
             assert model(make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 96, 64)
 
-    def test_refuses_weights_in_half_precision(self, textures: Textures) -> None:
-        with pytest.raises(ValueError, match=r"precision bf16-true: .* choose bf16-mixed or 32"):
-            make_engine(precision="bf16-true").fit(I3AD(**TINY), datamodule=textures)
+    @pytest.mark.parametrize("kind", ["16", "bf16"])
+    def test_refuses_weights_in_half_precision(self, kind: str, textures: Textures) -> None:
+        with pytest.raises(ValueError, match=f"precision {kind}-true: .* choose {kind}-mixed or 32"):
+            make_engine(precision=f"{kind}-true").fit(I3AD(**TINY), datamodule=textures)
 
     def test_refuses_other_quantiles_than_those_calibrated(self, fitted, textures: Textures) -> None:
         model = I3AD(**TINY, post_processor=QuantilePostProcessor(image_quantile=0.9))

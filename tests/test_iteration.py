@@ -1,5 +1,7 @@
 """The iteration, over pixels and over features."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -170,6 +172,14 @@ def test_stops_when_the_hole_no_longer_shrinks(model: IterativeModel) -> None:
     model.mask_threshold.fill_(-1.0)
     model.max_iterations = 7
     assert model.iterate(make_images(1, SIDE, SIDE)).iterations.item() == 1
+
+
+@pytest.mark.parametrize(("left", "iterations"), [(0.9, 5), (0.97, 1)])
+def test_goes_on_while_a_twentieth_of_the_hole_goes(model: IterativeModel, left: float, iterations: int) -> None:
+    shares = (left**k for k in count())
+    model.hole_of = lambda residual: torch.full_like(residual, next(shares))
+    model.max_iterations = 5
+    assert model.iterate(make_images(1, SIDE, SIDE)).iterations.item() == iterations
 
 
 def test_stops_at_once_when_nothing_differs(model: IterativeModel) -> None:

@@ -39,6 +39,21 @@ def test_thresholds_are_quantiles_of_normal_images_only() -> None:
     assert processor.pixel_threshold.item() == pytest.approx(0.4)
 
 
+def test_a_validation_forgets_the_one_before() -> None:
+    processor, normal = QuantilePostProcessor(1.0, 1.0), torch.zeros(3).long()
+    for scores in ([5.0, 6.0, 7.0], [0.1, 0.2, 0.3]):
+        validated(processor, torch.tensor(scores), normal)
+    assert processor.image_threshold.item() == processor.pixel_threshold.item() == pytest.approx(0.3)
+    assert processor.normal_images == 3
+
+
+@pytest.mark.parametrize("off", ["enable_normalization", "enable_thresholding"])
+def test_normalisation_and_labels_want_thresholds_each(off: str) -> None:
+    given = InferenceBatch(pred_score=torch.tensor([0.2]), anomaly_map=torch.zeros(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="thresholds are not calibrated"):
+        QuantilePostProcessor(**{off: False})(given)
+
+
 def test_says_how_many_images_calibrated(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for count, image_quantile, way in ((20, 0.99, "a tolerance limit"), (20, 0.9, "the 0.9 quantile")):
@@ -114,16 +129,15 @@ def test_few_images_raise_few_false_alarms() -> None:
         ("from_train", ""),
     ],
 )
-def test_warns_before_training_of_unfit_validation_images(
+def test_warns_before_training_and_validation_of_unfit_images(
     texture_root: Path, mode: str, warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = MVTecAD(next(texture_root.glob("*px*")), "fabric", val_split_mode=mode, num_workers=0)
     data.setup()
-    for stage in ("test", "fit"):
+    for stage, told in (("test", False), ("fit", bool(warning)), ("validate", bool(warning))):
+        caplog.clear()
         QuantilePostProcessor().setup(SimpleNamespace(datamodule=data), None, stage)
-        if stage == "test":
-            assert not caplog.messages
-    assert [warning in message for message in caplog.messages] == ([True] if warning else [])
+        assert [warning in message for message in caplog.messages] == [True] * told
 
 
 def test_normalised_scores_never_tie_and_split_at_a_half() -> None:

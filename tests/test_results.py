@@ -182,6 +182,13 @@ class TestOwnPictures:
             assert command_line.main(command(exported, source, out, "--threshold", "1")) == 0
             assert set(read_rows(out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
 
+    def test_are_told_by_more_than_the_name_of_a_file(self, source: Path) -> None:
+        (source / "0.bmp").rename(source / "run.json")
+        (source / "sub").mkdir()
+        for name in ("run.json", "a.bmp"):
+            (source / "sub" / name).write_bytes(content(0))
+        assert [frame.name for frame in sources.folder_frames(source) if "sub" in frame.name] == ["sub/a.bmp"]
+
     def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
         (tmp_path / "out" / "anomalous" / "sub").mkdir(parents=True)
         assert command_line.main(command(exported, tmp_path / "out" / "anomalous" / "sub", tmp_path / "out")) == 2
@@ -591,6 +598,13 @@ class TestResults:
         assert len(list(results.rows_in(path))) == 2
         Results(path).close()
         assert [row["mtime_ns"] for _, row in results.rows_in(path)] == [2]
+
+    def test_a_file_that_is_gone_has_one_row(self, tmp_path: Path) -> None:
+        path = tmp_path / "results.csv"
+        for _ in range(2):
+            with closing(Results(path)) as table:
+                table.append(self.row("dangling", size=None, mtime_ns=None, error="x"))
+        assert [row["image"] for _, row in results.rows_in(path)] == ["dangling"]
 
     def test_images_of_a_camera_are_not_remembered(self, tmp_path: Path) -> None:
         table = Results(tmp_path / "results.csv")

@@ -34,6 +34,9 @@ class TestSsimAe(ModelTester):
         engine.fit(model := SsimAe(**TINY, post_processor=PostProcessor()), datamodule=data)
         with pytest.raises(ValueError, match="are of another than QuantilePostProcessor, this model's is Quantile"):
             make_engine().test(SsimAe(), datamodule=data, ckpt_path=engine.best_model_path)
+        calibrated = SsimAe(**TINY)  # a validation needs no thresholds: it sets them
+        make_engine().validate(calibrated, datamodule=data, ckpt_path=engine.best_model_path, verbose=False)
+        assert calibrated.post_processor.normal_images == 1
         loaded, image = load(SsimAe, Path(engine.best_model_path)), make_images(3, 128, 128)
         assert type(loaded.post_processor) is PostProcessor
         with torch.no_grad():

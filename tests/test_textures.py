@@ -9,7 +9,7 @@ import pytest
 import torch
 from anomalib.data.utils import LabelName
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import RandomHorizontalFlip
+from torchvision.transforms.v2 import ColorJitter, RandomHorizontalFlip
 
 from anomalib_i3ad import MVTec, Textures
 from anomalib_i3ad.data.defects import DEFECTS
@@ -17,6 +17,11 @@ from anomalib_i3ad.data.defects import DEFECTS
 
 def read_all(root: Path) -> dict[str, np.ndarray]:
     return {str(path.relative_to(root)): cv2.imread(str(path)) for path in sorted(root.rglob("*.png"))}
+
+
+def epoch(loader: DataLoader) -> dict[str, torch.Tensor]:
+    """Images by path, in their order."""
+    return {path: image for batch in loader for path, image in zip(batch.image_path, batch.image, strict=True)}
 
 
 @pytest.mark.parametrize("category", ["fabric", "brick", "grass", "gravel"])
@@ -96,9 +101,6 @@ class TestMVTec:
         assert torch.is_tensor(datamodule.train_data[0].image)
 
     def test_cache_reads_every_training_image_once(self, folder: Path) -> None:
-        def epoch(loader: DataLoader) -> dict[str, torch.Tensor]:
-            return {path: image for batch in loader for path, image in zip(batch.image_path, batch.image, strict=True)}
-
         datamodules = [MVTec(folder.parent, "fabric", 2, num_workers=0, cache=cache) for cache in (False, True)]
         for datamodule in datamodules:
             datamodule.setup()
@@ -109,6 +111,20 @@ class TestMVTec:
         for found in (first, epoch(cached)):
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[path], expected[path]) for path in expected)
+
+    def test_cached_images_are_shuffled(self, texture_root: Path) -> None:
+        datamodule = MVTec(next(texture_root.glob("*px*")), "fabric", num_workers=0, cache=True)
+        datamodule.setup()
+        loader = datamodule.train_dataloader()
+        assert len({tuple(epoch(loader)) for _ in range(3)}) > 1
+
+    def test_augmented_images_are_not_kept(self, folder: Path) -> None:
+        settings = {"num_workers": 0, "val_split_ratio": 0.25, "train_augmentations": ColorJitter(brightness=0.5)}
+        datamodule = MVTec(folder.parent, "fabric", **settings)
+        datamodule.setup()
+        loader = datamodule.train_dataloader()
+        first, second = epoch(loader), epoch(loader)
+        assert not any(torch.equal(first[path], second[path]) for path in first)
 
     @pytest.mark.parametrize(
         "unfit", [{"num_workers": 1}, {"num_workers": 0, "train_augmentations": RandomHorizontalFlip()}]
@@ -220,6 +236,7 @@ class TestMVTec:
         MVTec(folder.parent, "fabric").setup("test")
         with pytest.raises(ValueError, match=r"2 training images in .*fabric: it takes 3, two to calibrate on"):
             MVTec(folder.parent, "fabric").setup("fit")
+        MVTec(folder.parent, "fabric", val_split_mode="from_test").setup("fit")
 
     @pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 48)])
     def test_masks_have_the_shape_of_their_images(self, folder: Path, size: tuple[int, int]) -> None:
