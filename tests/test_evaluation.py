@@ -104,7 +104,7 @@ class TestJobs:
     def test_without_test_images_nothing_is_trained(self, texture_root: Path, tmp_path: Path) -> None:
         good = next(texture_root.rglob("train/good"))
         data = {"name": "parts", "normal_dir": str(good), "test_split_mode": "none", "val_split_mode": "from_train"}
-        job = {"model": {"class_path": "Padim"}, "data": {"class_path": "Folder", "init_args": data}, "seed": 0}
+        job = {"model": {"class_path": "SsimAe"}, "data": {"class_path": "Folder", "init_args": data}, "seed": 0}
         with pytest.raises(ValueError, match="Folder has no test images: see its test_split_mode"):
             run_job({**job, "trainer": {}}, tmp_path)
 
