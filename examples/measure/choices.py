@@ -84,7 +84,7 @@ STUDIES = {
             "NEIGHBOURHOOD": [1],
             "PRIOR": [1e9],
             "COMPONENTS": [24, 48],
-            "FLOOR": [0.05, 1e9],
+            "FLOOR": [0.1, 1e9],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],
@@ -92,6 +92,7 @@ STUDIES = {
         },
         {
             "EXPECTED": [False],
+            "ERROR_SHARE": [0.5, 0.8],
             "max_iterations": [0, 1, 4],
             "mask_quantile": [0.9, 0.98, 0.999],
             "image_score": ["max", "mean", "l4"],
