@@ -685,7 +685,7 @@ class TestReport:
             row = re.search(f"<td>{figure}</td><td>[\\d.]+</td><td>{re.escape(html.escape(meaning))}</td>", text)
             assert row is not None
             assert row.start() < text.index(figure) < row.end()  # it is explained where it first appears
-        said = "threshold of 0.5. Score 0.5 was set so that 99 % of normal images should score lower, by 1 of them"
+        said = "threshold of 0.5. Score 0.5 was set so that 99 % of normal images should score lower, by 2 of them"
         assert text.index("threshold") == text.index(said)
         assert f"<h2>The iteration</h2><p>{html.escape(explanations.ITERATION)}</p>" in text
         for heading, what in explanations.GROUPS.items():

@@ -36,7 +36,7 @@ class TestSsimAe(ModelTester):
             make_engine().test(SsimAe(), datamodule=data, ckpt_path=engine.best_model_path)
         calibrated = SsimAe(**TINY)  # a validation needs no thresholds: it sets them
         make_engine().validate(calibrated, datamodule=data, ckpt_path=engine.best_model_path, verbose=False)
-        assert calibrated.post_processor.normal_images == 1
+        assert calibrated.post_processor.normal_images == 2
         loaded, image = load(SsimAe, Path(engine.best_model_path)), make_images(3, 128, 128)
         assert type(loaded.post_processor) is PostProcessor
         with torch.no_grad():
