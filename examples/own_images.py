@@ -18,6 +18,7 @@ from anomalib.engine import Engine
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_i3ad import FeatureI3AD, Textures
+from anomalib_i3ad.data.mvtec import at_least_two
 from anomalib_i3ad.visualization import FilmStripVisualizer
 
 LEAST = 10
@@ -44,7 +45,7 @@ if count < LEAST:
 model = FeatureI3AD(max_train_steps=arguments.steps, visualizer=FilmStripVisualizer(arguments.out / "strips"))
 datamodule = Folder(
     name=normal.name, normal_dir=normal, train_batch_size=16, num_workers=0,
-    test_split_mode="none", val_split_mode="from_train", val_split_ratio=max(0.1, 2.5 / count), seed=0,
+    test_split_mode="none", val_split_mode="from_train", val_split_ratio=at_least_two(0.1, count), seed=0,
 )  # fmt: skip
 engine = Engine(default_root_dir=arguments.out, logger=False, max_epochs=-1)
 engine.fit(model, datamodule=datamodule)

@@ -28,6 +28,7 @@ from anomalib.data.utils import read_image
 from PIL import Image
 
 from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad.data.readable import check_readable
 from anomalib_i3ad.deploy import (
     ImageError,
     Inspector,
@@ -490,6 +491,8 @@ class TestDecoding:
         first.save(tmp_path / "three.tiff", save_all=True, append_images=others, big_tiff=big)
         with pytest.raises(ImageError, match=r"three\.tiff: has 3 pages; save each as a file of its own"):
             Inspector(exported).inspect(tmp_path / "three.tiff")
+        with pytest.raises(ValueError, match=r"three\.tiff: has 3 pages"):
+            check_readable(str(tmp_path / "three.tiff"))
 
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("big", [False, True])

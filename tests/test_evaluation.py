@@ -24,7 +24,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
-from anomalib_i3ad.evaluation.accuracy import Accuracy, measure_accuracy, predict
+from anomalib_i3ad.evaluation.accuracy import Accuracy, _files_of, measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
 from anomalib_i3ad.evaluation.cost import Cost, measure_cost
 from anomalib_i3ad.evaluation.iterations import Iterations, measure_iterations
@@ -524,7 +524,6 @@ class TestAccuracy:
             image=torch.zeros(2, 3, 32, 32), pred_score=torch.tensor([0.2, 0.9]), gt_label=torch.tensor([0, 1]),
             pred_label=torch.tensor([False, True]), anomaly_map=maps, gt_mask=torch.zeros(2, 32, 32),
             pred_mask=maps[:, 0] > 0.5, mask_path=["None", str(tmp_path / "thin_mask.png")],
-            image_path=["good.png", "thin.png"],
         )  # fmt: skip
         expected = np.stack([np.zeros((256, 256), bool), mask[::2, ::2] > 0])
         large = np.asarray(torch.nn.functional.interpolate(maps, (256, 256), mode="bilinear"))[:, 0]
@@ -568,6 +567,12 @@ class TestAccuracy:
         share = np.array([0, *(np.mean([one[place].float().mean() for place in defects]) for one in found)])
         expected = np.interp(np.linspace(0, 0.3, 3001), false, share).mean()
         assert measure_accuracy([batch]).au_pro == pytest.approx(expected, abs=5e-3)
+
+    def test_an_image_named_as_its_kind_has_its_own_mask(self, tmp_path: Path) -> None:
+        folder = tmp_path / "ground_truth" / "hole"
+        assert _files_of(folder / "hole_mask.png", tmp_path / "test" / "hole" / "hole.png") == [
+            folder / "hole_mask.png"
+        ]
 
     def test_without_true_masks_there_are_no_figures_of_pixels(self) -> None:
         score, label = torch.tensor([0.2, 0.9, 0.4]), torch.tensor([0, 1, 1])

@@ -27,34 +27,30 @@ LAYOUT = "expected train/good/*.png, test/<kind>/*.png and ground_truth/<kind>/*
 
 
 @cache
-def _is_broken(path: Path, changed: int) -> bool:
-    """Whether an image, last changed at this time, cannot be read to its end; asked at every ``setup``."""
-    del changed
+def _size_of(path: Path, changed: int) -> tuple[int, int] | None:
+    """Width and height, as stored, of an image last changed at this time; ``None`` if it cannot be read to its end."""
+    del changed  # asked at every setup
     try:
         with Image.open(path) as image:
+            size = image.size
             if image.format == "PNG":
                 image.verify()
             else:  # of which Pillow verifies the head alone
                 image.draft("L", (1, 1))
                 image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return True
-    return False
+        return None
+    return size
 
 
-@cache
-def _size_of(path: Path, changed: int) -> tuple[int, int]:
-    """Width and height of an image, last changed at this time, as they are stored."""
-    del changed
-    with Image.open(path) as image:
-        return image.size
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes have one shape, to a pixel."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(other)
 
 
-def _fits(mask: Path, image: Path) -> bool:
-    """Whether a mask has the shape of its image, to a pixel; it may be smaller or larger."""
-    sizes = [_size_of(path, path.stat().st_mtime_ns) for path in (mask, image)]
-    (width, height), (of_image, high) = sizes
-    return abs(width * high - of_image * height) <= max(of_image, high)
+def at_least_two(ratio: float, count: int) -> float:
+    """Share of ``count`` images to hold out, two of them or more: of one the threshold would be its own score."""
+    return max(ratio, 2.5 / count)  # of which anomalib takes the whole ones
 
 
 def _named(items: list[str]) -> str:
@@ -127,8 +123,7 @@ class MVTec(MVTecAD):
 
     Args:
         val_split_mode: Where validation images come from.
-        val_split_ratio: Share of the training images held out, at least two: of one the threshold would be its own
-            score.
+        val_split_ratio: Share of the training images held out, at least two.
         seed: Seed of the split.
         cache: Decode and resize every training image once and keep it in memory (12 bytes per pixel of the model's
             size), in this process without workers; ``None`` does so if images are not augmented and fit in memory.
@@ -203,12 +198,13 @@ class MVTec(MVTecAD):
             msg = f"{folder / 'ground_truth'} {what}: {_named(missing)}"
             raise ValueError(msg)
         masks = {path: by_name[name] for path, name in anomalous.items()}
-        read = [*train, *test, *masks.values()]
-        broken = [str(path) for path in read if _is_broken(path, path.stat().st_mtime_ns)]
+        sizes = {path: _size_of(path, path.stat().st_mtime_ns) for path in [*train, *test, *masks.values()]}
+        broken = [str(path) for path, size in sizes.items() if size is None]
         if broken:
             msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
             raise ValueError(msg)
-        others = [str(mask) for path, mask in masks.items() if not _fits(mask, path)]
+        shapes: Any = sizes  # mypy
+        others = [str(mask) for path, mask in masks.items() if not _same_shape(shapes[mask], shapes[path])]
         if others:
             what = f"{len(others)} masks are of another shape than their images, whose EXIF orientation is ignored"
             msg = f"{what}: {_named(others)}"
@@ -225,7 +221,7 @@ class MVTec(MVTecAD):
         if count >= FEWEST:
             what = "%d training images: two are held out to calibrate on, more than val_split_ratio says."
             logger.warning(what, count)
-            self.val_split_ratio = 2.5 / count  # of which anomalib takes the whole ones
+            self.val_split_ratio = at_least_two(self.val_split_ratio, count)
         elif needed:
             msg = f"{count} training images in {self.root / self.category}: it takes {FEWEST}, two to calibrate on"
             raise ValueError(msg)

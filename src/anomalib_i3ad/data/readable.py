@@ -5,6 +5,8 @@ from functools import cache
 
 from PIL import Image
 
+from anomalib_i3ad.deploy.decoding import ImageError, read_image
+
 
 @cache
 def check_readable(path: str) -> None:
@@ -16,7 +18,7 @@ def check_readable(path: str) -> None:
         path: The image's file, opened once; a file that cannot be opened is not checked.
 
     Raises:
-        ValueError: If it has gray values of more than 8 bits, or is a TIFF file with transparent parts or pages.
+        ValueError: If it has gray values of more than 8 bits, or is a TIFF file that ``decode`` refuses.
     """
     with suppress(OSError), Image.open(path) as image:
         if image.mode.startswith(("I", "F")):
@@ -25,11 +27,9 @@ def check_readable(path: str) -> None:
                 "convert the images to 8 bits, for training and at the line"
             )
             raise ValueError(msg)
-        if image.format != "TIFF":
-            return
-        if (pages := getattr(image, "n_frames", 1)) > 1:
-            msg = f"{path}: has {pages} pages; save each as a file of its own"
-            raise ValueError(msg)
-        if "A" in image.getbands() and image.getchannel("A").getextrema() < (255, 255):
-            msg = f"{path}: TIFF file with transparent parts; save it without transparency"
-            raise ValueError(msg)
+        if image.format == "TIFF":  # of which the line takes fewer than anomalib
+            try:
+                read_image(path)
+            except ImageError as error:
+                msg = f"{path}: {error}"
+                raise ValueError(msg) from error

@@ -60,8 +60,8 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
 
 
 def _files_of(mask: Path, image: Path) -> list[Path]:
-    """Files of an image's mask: all in a folder of the image's name, as MVTec LOCO has them, or the one."""
-    return sorted(mask.parent.iterdir()) if mask.parent.name == image.stem else [mask]
+    """Files of an image's mask: all in a folder of the image's kind and name, as MVTec LOCO has them, or the one."""
+    return sorted(mask.parent.iterdir()) if mask.parts[-3:-1] == (image.parent.name, image.stem) else [mask]
 
 
 def _mask_of(path: Path) -> torch.Tensor:
@@ -78,9 +78,10 @@ def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
     maps, found, masks = (value.float().reshape(len(value), 1, *value.shape[-2:]) for value in values)
     maps = F.interpolate(maps.as_subclass(torch.Tensor), RESOLUTION, mode="bilinear")
     found, masks = (F.interpolate(value.as_subclass(torch.Tensor), RESOLUTION) for value in (found, masks))
-    for row, (path, image) in enumerate(zip(batch.mask_path or (), batch.image_path or (), strict=False)):
+    for row, path in enumerate(batch.mask_path or ()):
         if path and path != "None":  # what anomalib calls the mask of a normal image
-            masks[row] = torch.stack([_mask_of(file) for file in _files_of(Path(path), Path(image))]).amax(dim=0)
+            image = Path(batch.image_path[row] if batch.image_path else "")
+            masks[row] = torch.stack([_mask_of(file) for file in _files_of(Path(path), image)]).amax(dim=0)
     return ImageBatch(
         image=torch.zeros(len(maps), 3, *RESOLUTION), anomaly_map=maps, gt_mask=masks[:, 0] > 0,
         pred_mask=found[:, 0] > 0,

@@ -86,6 +86,14 @@ def datamodule_of(job: dict[str, Any]) -> AnomalibDataModule:
     return data_class(job)(**job["data"].get("init_args", {}))
 
 
+def listed(job: dict[str, Any]) -> AnomalibDataModule:
+    """The datamodule of a job, downloaded if need be, with its images listed."""
+    datamodule = datamodule_of(job)
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    return datamodule
+
+
 def defaults_of(cls: type) -> dict[str, Any]:
     """Defaults of a class's arguments, and of the arguments that it passes on to its base classes."""
     found: dict[str, Any] = {}
@@ -137,10 +145,7 @@ def time_job(job: dict[str, Any], checkpoint: Path) -> Cost:
     if not checkpoint.is_file():
         msg = f"{checkpoint} is no checkpoint: remove the job's row and run it again"
         raise FileNotFoundError(msg)
-    datamodule = datamodule_of(job)
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    return _cost(load(model_class(job), checkpoint), datamodule)
+    return _cost(load(model_class(job), checkpoint), listed(job))
 
 
 def _cost(model: AnomalibModule, datamodule: AnomalibDataModule) -> Cost:
@@ -171,9 +176,7 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     model = get_model({"class_path": job["model"]["class_path"]}, **arguments_of(job))
     model.post_processor = post_processor = QuantilePostProcessor()
     model.visualizer = model.evaluator = None
-    datamodule = datamodule_of(job)
-    datamodule.prepare_data()
-    datamodule.setup()
+    datamodule = listed(job)
     if not len(datamodule.test_data):
         msg = f"{class_name(job['data'])} has no test images: see its test_split_mode"
         raise ValueError(msg)

@@ -156,7 +156,7 @@ def write_report(
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
     score = torch.cat([batch.pred_score for batch in predictions]).float().numpy()
     shown = [plots.score_histogram(score, label, threshold)]
-    if 0 < label.sum() < label.size:
+    if accuracy.normal and accuracy.anomalous:
         shown += [plots.roc(score, label, threshold), plots.precision_recall(score, label)]
     page.plots(shown)
     iterates = isinstance(model.model, IterativeModel)
