@@ -25,7 +25,7 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
 from .torch_model import FeatureI3ADModel
-from .usual import toward_mean
+from .usual import PRIOR
 
 Sums = tuple[torch.Tensor, ...]
 ADAM_BETAS = (0.9, 0.99)
@@ -152,7 +152,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         mean, std = (values[:, None, None] for values in (mean, std))
         self.model.mean.copy_(mean)
         self.model.std.copy_(std)
-        self.model.usual_features.copy_(round_to_eight_bits((toward_mean(of_cells, mean, images) - mean) / std))
+        self.model.usual_features.copy_(round_to_eight_bits(images / (images + PRIOR) * (of_cells - mean) / std))
 
     def sum_over_training_images(self, measure: Callable[[torch.Tensor], Sums]) -> Sums:
         """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""

@@ -17,11 +17,6 @@ PRIOR = 30
 FLOOR = 0.05
 
 
-def toward_mean(of_places: torch.Tensor, mean: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
-    """Draw what is known of places, each a mean over ``count`` images, toward the mean over all places."""
-    return (count * of_places + PRIOR * mean) / (count + PRIOR)
-
-
 class UsualError(nn.Module):
     """Squared Mahalanobis distance of a layer's errors from zero, by what is usual in their block of cells; usually 1.
 
@@ -86,7 +81,7 @@ class UsualError(nn.Module):
             count: How many images they are the mean of.
         """
         products = products.cpu().double()
-        covariance = toward_mean(products, products.mean(dim=0), count)
+        covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
         # components of one size, and with it all that is in a column: then 8 bits are enough
