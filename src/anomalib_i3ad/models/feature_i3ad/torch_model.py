@@ -71,8 +71,8 @@ class FeatureI3ADModel(IterativeModel):
         self.image_size = image_size
         self._check_sides(*image_size)
         cells = [side // CELL for side in image_size]
-        #: What is usual, from the training images: standardised features of each cell ``(1, C, h, w)``, 1 - cosine of
-        #: each layer ``(1, L, 1, 1)``, and errors of features.
+        #: What is usual, from the training images: standardised features of each cell ``(1, C, h, w)``, 1 - cosine of each
+        #: layer ``(1, L, 1, 1)``, and errors of features.
         self.usual_features: torch.Tensor
         self.register_buffer("usual_features", torch.full((1, channels, *cells), float("nan")))
         self.usual_cosine: torch.Tensor
