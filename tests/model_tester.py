@@ -56,8 +56,7 @@ def faded_peaks(values: np.ndarray) -> np.ndarray:
 
 
 def set_usual(model: FeatureI3ADModel) -> None:
-    """Let features usually differ from place to place, and errors of features be 1 and not vary together."""
-    model.usual_features.copy_(torch.randint(-100, 100, model.usual_features.shape) / 128)
+    """Let errors of features usually be 1, and not vary together."""
     model.usual_cosine.fill_(0.5)
     for usual in model.usual_errors:
         kept, channels = usual.components.shape

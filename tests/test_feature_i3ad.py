@@ -38,7 +38,7 @@ class TestFeatureI3AD(ModelTester):
         mine, theirs = fitted[0].model, FeatureI3AD.load_from_checkpoint(fitted[1]).model
         saved = dict(theirs.named_buffers())
         usual = {f"usual_errors.{layer}.{name}" for layer in (0, 1) for name in ("components", "whitening")}
-        assert usual | {"mean", "std", "usual_features", "usual_cosine", "mask_threshold"} <= set(saved)
+        assert usual | {"mean", "std", "usual_cosine", "mask_threshold"} <= set(saved)
         for name, value in mine.named_buffers():
             assert torch.isfinite(value).all()
             assert torch.equal(value, saved[name])
@@ -72,12 +72,11 @@ class TestFeatureI3AD(ModelTester):
     def test_half_precision_holds_what_it_has_learned(self, fitted) -> None:
         for value in fitted[0].model.parameters():
             assert torch.equal(value, value.half())
-        model = fitted[0].model
-        for values in (model.usual_features, *(usual.whitening for usual in model.usual_errors)):
-            largest = values.abs().amax(dim=-2, keepdim=True)
-            units = values / 2 ** torch.ceil(torch.log2(largest / 127))
+        for usual in fitted[0].model.usual_errors:
+            largest = usual.whitening.abs().amax(dim=1, keepdim=True)
+            units = usual.whitening / 2 ** torch.ceil(torch.log2(largest / 127))
             assert torch.equal(units, units.to(torch.int8).float())
-            assert units.abs().amax(dim=-2).min() >= 63
+            assert units.abs().amax(dim=1).min() >= 64
 
     def test_standardises_by_the_training_images(self, fitted, texture_root: Path) -> None:
         datamodule = self.datamodule(texture_root)
@@ -86,15 +85,8 @@ class TestFeatureI3AD(ModelTester):
         images = torch.stack([item.image.as_subclass(torch.Tensor) for item in datamodule.train_data])
         with torch.no_grad():
             cells = np.concatenate([model.model.cells_of(model.pre_processor(image[None])) for image in images])
-        mean, std = cells.mean(axis=(0, 2, 3)), cells.std(axis=(0, 2, 3))
-        np.testing.assert_allclose(model.model.mean.flatten(), mean, rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(model.model.std.flatten(), std, rtol=1e-3)
-        mean, std = mean[:, None, None], std[:, None, None]
-        usual = len(cells) / (len(cells) + 30) * (cells.mean(axis=0) - mean) / std
-        rounding = np.abs(usual).max(axis=1, keepdims=True) / 127
-        assert (np.abs(model.model.usual_features[0].numpy() - usual) <= 1.01 * rounding + 1e-3).all()
-        standardised = model.model.standardised(torch.from_numpy(cells[:2])).numpy()
-        np.testing.assert_allclose(standardised, (cells[:2] - mean) / std - usual, atol=rounding.max() + 0.01)
+        np.testing.assert_allclose(model.model.mean.flatten(), cells.mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(model.model.std.flatten(), cells.std(axis=(0, 2, 3)), rtol=1e-3)
 
     def test_a_feature_that_never_varies_is_divided_by_a_share_of_what_others_do(self, texture_root: Path) -> None:
         model = FeatureI3AD(**TINY, visualizer=False)
@@ -125,15 +117,14 @@ class TestFeatureI3AD(ModelTester):
             scene = model.scene_of(images.as_subclass(torch.Tensor))
             drawn = model.features_in(model.initial_inpainting(scene))
             error = model.features_in(scene) - drawn
-            both = (model.features_in(scene), drawn)
-            before, after = ((values + model.usual_features) * model.std + model.mean for values in both)
+            before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
             distance = model.errors(error)
         parts = (slice(40), slice(40, None))
         for layer, part in enumerate(parts):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean().item()
             assert model.usual_cosine[0, layer].item() == pytest.approx(mean, rel=1e-3)
         by_layer = [measured(error[:, part])(error[:, part]) for part in parts]
-        np.testing.assert_allclose(distance, (40 * by_layer[0] + 96 * by_layer[1]) / 136, rtol=0.02)
+        np.testing.assert_allclose(distance, (40 * by_layer[0] + 100 * by_layer[1]) / 140, rtol=0.02)
         assert distance.mean().item() == pytest.approx(1, rel=1e-3)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         for part in parts:
@@ -188,7 +179,7 @@ def mahalanobis(error: np.ndarray) -> np.ndarray:
     n, _, height, width = error.shape
     of_one_size = error / np.sqrt(np.square(error).mean(axis=(0, 2, 3), keepdims=True))
     flat = of_one_size.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
-    components = np.linalg.svd(flat, full_matrices=False)[2][:96]
+    components = np.linalg.svd(flat, full_matrices=False)[2][:100]
     values = np.einsum("kc,nchw->hwnk", components, of_one_size)
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
@@ -208,7 +199,6 @@ def model() -> FeatureI3ADModel:
     model = FeatureI3AD(image_size=128, width=8, initial_grid=2).model.eval()
     model.mean.normal_()
     model.std.uniform_(0.5, 2)
-    model.usual_features.normal_()
     model.usual_cosine.uniform_(0.2, 0.5)
     for usual, channels in zip(model.usual_errors, (40, 112), strict=True):
         usual.set_components(torch.eye(channels))
@@ -242,7 +232,7 @@ class TestCells:
         np.testing.assert_allclose(cells, np.nanmean(shifted, axis=0), rtol=1e-4, atol=1e-5)
 
     def test_residual_is_one_minus_the_cosine(self, model: FeatureI3ADModel) -> None:
-        cells, other = torch.randn(2, 2, 152, 16, 16)
+        cells, other = torch.randn(2, 2, 152, 8, 8)
         residual = model.cosines(model.directions(model.standardised(cells)), model.standardised(other))
         for layer, part in enumerate((slice(40), slice(40, None))):
             similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
@@ -254,9 +244,8 @@ class TestCells:
         residual = model.compare(model.prepare(scene), inpainting)[0]
         cosines, error = 1, 0
         for layer, part in enumerate((slice(40), slice(40, 152))):
-            error += model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0] * (40, 96)[layer] / 136
-            raw = ((given[:, :152] + model.usual_features) * model.std + model.mean for given in (scene, inpainting))
-            one, other = (given[:, part] for given in raw)
+            error += model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0] * (40, 100)[layer] / 140
+            one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
             cosines *= (1 - torch.cosine_similarity(one, other)) / usual
         by_hand = (cosines ** (1 / 2) * error**2) ** (1 / 3)
@@ -334,7 +323,6 @@ class TestTrainingStep:
         monkeypatch.setattr(FeatureI3AD, "global_rank", 0)
         model.model.mean.zero_()
         model.model.std.fill_(1)
-        model.model.usual_features.zero_()
         model.cells_of = lambda batch: torch.zeros(len(batch.image), *model.model.grid_shape(96, 96))
         model.check_losses = lambda **_: None
         return model

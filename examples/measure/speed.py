@@ -64,8 +64,7 @@ def feature_i3ad(threshold: float) -> AnomalibModule:
     model.model.mask_threshold.fill_(threshold)
     model.model.min_shrink = -1.0
     usual = model.model.usual_errors
-    own = (model.model.mean, model.model.std, model.model.usual_features, model.model.usual_cosine)
-    for values in (*own, *usual.buffers()):
+    for values in (model.model.mean, model.model.std, model.model.usual_cosine, *usual.buffers()):
         values.uniform_(0.5, 1.0)
     return model
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.masks import training_holes
-from anomalib_i3ad.components.rounding import round_to_eight_bits, round_to_half
+from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
 from anomalib_i3ad.models.iterative import IterativeMixin
@@ -25,7 +25,6 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
 from .torch_model import FeatureI3ADModel
-from .usual import PRIOR
 
 Sums = tuple[torch.Tensor, ...]
 ADAM_BETAS = (0.9, 0.99)
@@ -124,7 +123,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         self.model.features.load_pretrained()
 
     def on_train_start(self) -> None:
-        """Compute the features of all training images, their mean and deviation, and what is usual in each cell."""
+        """Compute the features of all training images, and their mean and deviation."""
         super().on_train_start()
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
@@ -142,17 +141,13 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
         def moments(cells: torch.Tensor) -> Sums:
             cells = cells.cpu().double()  # not every GPU has double precision
-            return torch.tensor(len(cells)), cells.sum(dim=0), cells.square().mean(dim=(2, 3)).sum(dim=0)
+            return tuple(part.sum(dim=(0, 2, 3)) for part in (torch.ones_like(cells), cells, cells.square()))
 
-        images, total, squares = self.sum_over_training_images(moments)
-        of_cells = total / images
-        mean = of_cells.mean(dim=(1, 2))
-        std = (squares / images - mean.square()).clamp(min=0).sqrt()
-        std = std.clamp(min=LEAST_STD * std.mean().item())
-        mean, std = (values[:, None, None] for values in (mean, std))
-        self.model.mean.copy_(mean)
-        self.model.std.copy_(std)
-        self.model.usual_features.copy_(round_to_eight_bits(images / (images + PRIOR) * (of_cells - mean) / std))
+        count, total, squares = self.sum_over_training_images(moments)
+        mean = total / count
+        self.model.mean.copy_(mean[None, :, None, None])
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
+        self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
 
     def sum_over_training_images(self, measure: Callable[[torch.Tensor], Sums]) -> Sums:
         """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""

@@ -71,10 +71,7 @@ class FeatureI3ADModel(IterativeModel):
         self.image_size = image_size
         self._check_sides(*image_size)
         cells = [side // CELL for side in image_size]
-        #: What is usual, from the training images: standardised features of each cell ``(1, C, h, w)``, 1 - cosine of each
-        #: layer ``(1, L, 1, 1)``, and errors of features.
-        self.usual_features: torch.Tensor
-        self.register_buffer("usual_features", torch.full((1, channels, *cells), float("nan")))
+        #: Usual 1 - cosine of each layer ``(1, L, 1, 1)``, and usual errors of features, from the training images.
         self.usual_cosine: torch.Tensor
         self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
         self.usual_errors = nn.ModuleList(UsualError(of_layer, cells) for of_layer in self.features.channels)
@@ -109,8 +106,8 @@ class FeatureI3ADModel(IterativeModel):
         return F.avg_pool2d(torch.cat(maps, dim=1), NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
 
     def standardised(self, cells: torch.Tensor) -> torch.Tensor:
-        """Standardised features ``(N, C, h, w)`` of the network's own, less what is usual in their place."""
-        return (cells - self.mean) / self.std - self.usual_features
+        """Standardised features ``(N, C, h, w)`` of those that come from the network."""
+        return (cells - self.mean) / self.std
 
     def scene_of(self, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.scene_of`."""
@@ -142,8 +139,7 @@ class FeatureI3ADModel(IterativeModel):
 
     def directions(self, features: torch.Tensor) -> State:
         """Features ``(N, C, h, w)`` before they were standardised, in unit length; ``(N, C_l, h, w)`` by layer."""
-        unstandardised = (features + self.usual_features) * self.std + self.mean
-        layers = unstandardised.split(self.features.channels, dim=1)
+        layers = (features * self.std + self.mean).split(self.features.channels, dim=1)
         return tuple(F.normalize(values, dim=1) for values in layers)
 
     def prepare(self, scene: torch.Tensor) -> State:

@@ -8,10 +8,10 @@ from torch import nn
 from anomalib_i3ad.components.rounding import round_to_eight_bits
 
 #: Most principal components of a layer's errors that are compared.
-COMPONENTS = 96
+COMPONENTS = 100
 #: Side in cells of the blocks that share a covariance.
 BLOCK = 2
-#: In what is known of a place, the mean over all places counts as much as so many images.
+#: In the covariance of a block, the mean over all blocks counts as much as so many images.
 PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
 FLOOR = 0.05
