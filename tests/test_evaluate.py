@@ -241,7 +241,8 @@ class TestExported:
             anomaly_map = np.abs(result["anomaly_map"][0, 0] - expected.anomaly_map.numpy().squeeze()).max()
             assert found[name].score == pytest.approx(score, abs=1e-7)
             assert found[name].anomaly_map == pytest.approx(anomaly_map, abs=1e-7)
-        assert found["OpenVINO"].anomaly_map > 1e-4
+        # how far INT8 is off depends on the processor: far beyond the tolerance, and beyond the other engine's
+        assert found["OpenVINO"].anomaly_map > max(1e-5, 10 * found["ONNX Runtime"].anomaly_map)
 
     def test_the_largest_difference_counts(self, model: Trained) -> None:
         items = [ImageItem(image=torch.full((3, 64, 64), value)) for value in (0.2, 0.5, 0.8)]
