@@ -198,13 +198,13 @@ class MVTec(MVTecAD):
             msg = f"{folder / 'ground_truth'} {what}: {_named(missing)}"
             raise ValueError(msg)
         masks = {path: by_name[name] for path, name in anomalous.items()}
-        sizes = {path: _size_of(path, path.stat().st_mtime_ns) for path in [*train, *test, *masks.values()]}
-        broken = [str(path) for path, size in sizes.items() if size is None]
+        read = [*train, *test, *masks.values()]
+        sizes = {path: size for path in read if (size := _size_of(path, path.stat().st_mtime_ns))}
+        broken = [str(path) for path in read if path not in sizes]
         if broken:
             msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
             raise ValueError(msg)
-        shapes: Any = sizes  # mypy
-        others = [str(mask) for path, mask in masks.items() if not _same_shape(shapes[mask], shapes[path])]
+        others = [str(mask) for path, mask in masks.items() if not _same_shape(sizes[mask], sizes[path])]
         if others:
             what = f"{len(others)} masks are of another shape than their images, whose EXIF orientation is ignored"
             msg = f"{what}: {_named(others)}"
