@@ -1,6 +1,7 @@
 """Fixtures: a small texture on disk, real images when they are at hand."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import openvino as ov
@@ -29,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """anomalib writes results, runs and caches into the working directory."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _nobody_has_seeded() -> Iterator[None]:
+    """``seed_everything`` leaves its seed in the environment, and models in later tests would draw by it."""
+    yield
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

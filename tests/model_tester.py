@@ -129,9 +129,7 @@ class ConfigurationTester:
         with torch.no_grad():
             torch.testing.assert_close(loaded(image).anomaly_map, model(image).anomaly_map, rtol=0, atol=0)
 
-    def test_same_seed_same_weights(self, texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # as in anomalib's command, where nobody seeds
-
+    def test_same_seed_same_weights(self, texture_root: Path) -> None:
         def trained(seed: int) -> torch.Tensor:
             torch.seed()
             before = torch.get_rng_state()
@@ -265,20 +263,14 @@ class ModelTester(ConfigurationTester):
         assert torch.equal(scores(model, ckpt_path=fitted[1]), scores(fitted[0]))
         assert dict(model.hparams) == dict(fitted[0].hparams)
 
-    def test_building_and_loading_leave_torchs_generator_alone(
-        self, fitted: tuple[AnomalibModule, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    def test_building_and_loading_leave_torchs_generator_alone(self, fitted: tuple[AnomalibModule, Path]) -> None:
         torch.seed()
         before = torch.get_rng_state()
         self.model_class(**self.tiny, seed=3)
         self.model_class.load_from_checkpoint(fitted[1])
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_seed_everything_decides_the_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards
-        monkeypatch.setenv("PL_SEED_WORKERS", "")
-
+    def test_seed_everything_decides_the_weights(self) -> None:
         def initial(seed: int) -> torch.Tensor:
             seed_everything(seed, verbose=False)
             return weights_of(self.model_class(**self.tiny))

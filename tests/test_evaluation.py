@@ -164,8 +164,6 @@ class TestJobs:
         def stop(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-            monkeypatch.setenv(name, "")  # put back afterwards
         monkeypatch.setattr(jobs, "get_model", stop)
         with pytest.raises(KeyboardInterrupt):
             jobs.run_job({"model": {"class_path": "Padim"}, "seed": 7}, tmp_path)

@@ -32,8 +32,7 @@ def run(script: str, *arguments: object, code: int = 0) -> str:
 @pytest.fixture
 def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """As :func:`run`, but in this process, which need not import torch and anomalib once more."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "")  # put back afterwards, as the next
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)  # put back afterwards
 
     def run_script(script: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
