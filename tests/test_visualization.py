@@ -1,5 +1,7 @@
 """Film strips and plots."""
 
+from io import BytesIO
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,3 +238,13 @@ class TestPlots:
         axes = plots.accuracy_against_latency(["A", "B"], [1, 100], [0.9, 0.8]).axes[0]
         assert [text.get_text() for text in axes.texts] == ["A", "B"]
         assert axes.get_xscale() == "log"
+
+    def test_legends_may_take_long_to_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        every = (
+            plots.score_histogram(self.SCORE, self.LABEL, 0.5),
+            plots.by_iterations({"image": [0.5, 0.9]}),
+            plots.iterations_used(np.array([0, 2, 2, 1, 1, 1]), self.LABEL),
+        )
+        monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=count(step=2).__next__))
+        for figure in every:
+            figure.savefig(BytesIO())  # matplotlib's warnings are errors here

@@ -25,7 +25,8 @@ def score_histogram(score: np.ndarray, label: np.ndarray, threshold: float) -> F
     for kind, (name, colour) in enumerate(KINDS):
         axes.hist(score[label == kind], edges.tolist(), alpha=0.6, label=name, color=colour)
     axes.axvline(threshold, color="black", linestyle="--", label="threshold")
-    axes.legend()
+    # "best" by name, here and below: as a mere default it warns where the machine is busy
+    axes.legend(loc="best")
     return figure
 
 
@@ -63,7 +64,7 @@ def by_iterations(curves: Mapping[str, Sequence[float]]) -> Figure:
     for name, values in curves.items():
         axes.plot(values, marker="o", label=name)
     axes.set_xticks(range(max(map(len, curves.values()))))
-    axes.legend()
+    axes.legend(loc="best")
     return figure
 
 
@@ -75,7 +76,7 @@ def iterations_used(iterations: np.ndarray, label: np.ndarray) -> Figure:
         share = [np.mean(iterations[label == kind] == count) for count in every]
         axes.bar(every + 0.4 * kind - 0.2, share, 0.4, label=name, color=colour)
     axes.set_xticks(every)
-    axes.legend()
+    axes.legend(loc="best")
     return figure
 
 
