@@ -482,6 +482,13 @@ class TestFeatures:
             assert any(np.array_equal(units, part / step) for units in in_bytes)
         assert not whitening[:, half:, :half].any()
 
+    def test_what_takes_a_byte_does_not_grow_to_two(
+        self, model: FeatureI3AD, own: ov.Model, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(to_openvino, "convert", lambda *_: own.clone())
+        halved = model.to_openvino(tmp_path, input_size=(96, 96), compression_type="fp16")
+        assert halved.with_suffix(".bin").stat().st_size < path.with_suffix(".bin").stat().st_size
+
 
 def test_small_storage_changes_no_number() -> None:
     rng = np.random.default_rng(0)

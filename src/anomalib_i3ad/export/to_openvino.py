@@ -182,7 +182,7 @@ def export(
         model, quantized = quantize(model, [image.numpy() for image in images])
     elif compression_type == CompressionType.INT8:
         model = compress_weights(model)
-    model = store_small(graphs.in_form(on_demand(model), half=compression_type == CompressionType.FP16))
+    model = graphs.in_form(store_small(on_demand(model)), half=compression_type == CompressionType.FP16)
     agreement = compare(module, model, compared)
     path = graphs.save_model(model, folder / f"{model_file_name}.xml")
     report = describe(module, path, compression_type, quantized) | agreement
