@@ -152,7 +152,7 @@ def export(
         folder: Where ``<model_file_name>.xml``, ``.bin`` and ``.json``, the report, are written.
         model_file_name: Name of the files.
         input_size: Height and width in pixels of the images that the graph takes; any if ``None``.
-        compression_type: ``None`` for FP32, ``FP16`` for half the file, ``INT8_PTQ`` for speed; ``INT8``
+        compression_type: ``None`` for FP32, ``FP16`` for a smaller file, ``INT8_PTQ`` for speed; ``INT8``
             compresses weights alone.
         datamodule: Its normal training images calibrate INT8, and are those on which graph and model are compared.
         onnx_kwargs: Passed to :func:`torch.onnx.export`; names and shapes stay the graph's own.
