@@ -279,13 +279,13 @@ class TestGatedConv2d:
 
 class TestHoles:
     @pytest.mark.parametrize("grid", [2, 4, 8, 16])
-    def test_lattices_are_disjoint_and_cover(self, grid: int) -> None:
+    def test_grids_are_disjoint_and_cover(self, grid: int) -> None:
         holes = grid_holes(grid, 64, 96)
         assert holes.shape == (4, 1, 64, 96)
         assert torch.equal(holes.sum(dim=0), torch.ones(1, 64, 96))
         assert holes.mean(dim=(1, 2, 3)).tolist() == [0.25] * 4
 
-    def test_lattice_of_the_figure(self) -> None:
+    def test_grid_of_the_figure(self) -> None:
         """First of the "4 by 4 patched masks": cells of a quarter, every other one from the corner."""
         row = [1, 0, 1, 0]
         assert grid_holes(4, 4, 4)[0, 0].tolist() == [row, [0] * 4, row, [0] * 4]

@@ -611,8 +611,10 @@ class TestAccuracy:
         assert accuracy.normal + accuracy.anomalous == 23
 
 
-class TestPasses:
-    def test_the_last_pass_is_the_models_own_result(self, trained: tuple[I3AD, Path, Textures], tmp_path: Path) -> None:
+class TestIterations:
+    def test_the_last_iteration_is_the_models_own_result(
+        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path
+    ) -> None:
         model, _, datamodule = trained
         predictions = predict(make_engine(default_root_dir=tmp_path), model, datamodule)
         iterations = measure_iterations(model, predictions)

@@ -1,12 +1,14 @@
 """FeatureI3AD: features, inpainter, losses, calibration."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from anomalib.data import Folder, ImageBatch
+from anomalib.data import Folder, ImageBatch, ImageItem
 from lightning.pytorch.callbacks import EarlyStopping
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from anomalib_i3ad import FeatureI3AD, Textures
@@ -58,6 +60,20 @@ class TestFeatureI3AD(ModelTester):
             for value in saved.parameters():
                 assert torch.equal(value, value.half())
         assert len(steps) == 1
+
+    def test_trains_on_a_stream(self, textures: Textures) -> None:
+        class Stream(IterableDataset):
+            def __iter__(self) -> Iterator[ImageItem]:
+                return (textures.train_data[index] for index in range(8))
+
+        textures.prepare_data()
+        textures.setup()
+        batches = DataLoader(Stream(), 4, collate_fn=ImageBatch.collate)
+        model = FeatureI3AD(**TINY, visualizer=False)
+        make_engine().fit(model, batches, textures.val_dataloader())
+        images = torch.stack([textures.train_data[index].image for index in range(8)])
+        expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
+        torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)
 
     def test_is_not_calibrated_before_it_was_fitted(self, textures: Textures) -> None:
         with pytest.raises(ValueError, match="was not fitted to its end"):
@@ -343,6 +359,31 @@ class TestTrainingStep:
         holes = training_holes(4, 12, 12, model.step_rng(), own.grid_holes(12, 12), GRID_PROBABILITY)
         assert torch.equal(given[1], own.hidden_with(holes))
         assert not torch.equal(given[1], holes)
+
+    def test_every_loss_trains_what_it_is_for(self, model: FeatureI3AD) -> None:
+        model.cells_of = lambda batch: torch.randn(len(batch.image), *model.model.grid_shape(96, 96))
+        terms: dict[str, torch.Tensor] = {}
+        model.check_losses = terms.update
+        loss = model.training_step(ImageBatch(image=make_images(4, 96, 96)), 0)
+        assert len(terms) == 4
+        assert loss.item() == pytest.approx(sum(term.item() for term in terms.values()))
+        inpainter, decoder = model.model.inpainter, model.model.decoder
+        features, expected = inpainter.head.weight[: inpainter.channels], inpainter.head.weight[inpainter.channels :]
+        assert len(expected) == 2
+        trained = {
+            "cosine_loss": inpainter.head,
+            "square_loss": inpainter.head,
+            "likelihood_loss": inpainter.head,
+            "decoder_loss": decoder,
+        }
+        for name, network in trained.items():
+            model.zero_grad()
+            terms[name].backward(retain_graph=True)
+            assert all(weight.grad.abs().max() > 0 for weight in network.parameters()), name
+            if network is inpainter.head:  # what is expected is learned from the likelihood, features from the others
+                of_features, of_expected = network.weight.grad.split([len(features), len(expected)])
+                assert (of_features.abs().max() > 0) == (name != "likelihood_loss")
+                assert (of_expected.abs().max() > 0) == (name == "likelihood_loss")
 
 
 class TestNetworks:

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,12 +203,22 @@ class TestGenerator:
 
     def test_has_the_layers_of_the_authors(self) -> None:
         """Effective widths of the coarse stage at cnum 48 (width 24), from the authors' network."""
-        stage = Generator(24).stages[0]
+        stage = Generator(24, 1).stages[0]
         widths = [layer.conv.out_channels // 2 for layer in list(stage)[:-1]] + [stage[-1].out_channels]
         assert widths == [24, 48, 48, 96, 96, 96, *[96] * 4, 96, 96, 48, 48, 24, 12, 3]
 
-    @pytest.mark.parametrize(("width", "stages", "message"), [(5, 1, "even"), (0, 1, "even"), (4, 3, "stages 3")])
-    def test_refuses_what_it_cannot_be(self, width: int, stages: int, message: str) -> None:
+    @pytest.mark.parametrize(
+        ("width", "stages", "message"),
+        [
+            (5, 1, "width 5 must be an even number"),
+            (0, 1, "width 0 must be a whole number >= 2$"),
+            (4.0, 1, "width 4.0 must be a whole number >= 2$"),
+            ("4", 1, "width '4' must be a whole number >= 2$"),
+            (4, 3, "stages 3 must be a whole number >= 1 and <= 2$"),
+            (4, 1.0, "stages 1.0 must be a whole number"),
+        ],
+    )
+    def test_refuses_what_it_cannot_be(self, width: Any, stages: Any, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Generator(width, stages)
 

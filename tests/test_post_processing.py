@@ -16,7 +16,9 @@ from model_tester import faded_peaks, make_images
 ALONE = SimpleNamespace(world_size=1)
 
 
-def validated(processor: QuantilePostProcessor, scores: torch.Tensor, labels: torch.Tensor) -> QuantilePostProcessor:
+def see(processor: QuantilePostProcessor, scores: torch.Tensor, labels: torch.Tensor) -> None:
+    """Begin a validation."""
+    processor.on_validation_epoch_start(ALONE, None)
     maps = scores[:, None, None, None] * torch.ones(1, 1, 4, 4)
     for part in range(0, len(scores), 3):
         rows = slice(part, part + 3)
@@ -27,6 +29,10 @@ def validated(processor: QuantilePostProcessor, scores: torch.Tensor, labels: to
             gt_label=labels[rows],
         )
         processor.on_validation_batch_end(ALONE, None, batch)
+
+
+def validated(processor: QuantilePostProcessor, scores: torch.Tensor, labels: torch.Tensor) -> QuantilePostProcessor:
+    see(processor, scores, labels)
     processor.on_validation_epoch_end(ALONE, None)
     return processor
 
@@ -43,6 +49,14 @@ def test_a_validation_forgets_the_one_before() -> None:
     processor, normal = QuantilePostProcessor(1.0, 1.0), torch.zeros(3).long()
     for scores in ([5.0, 6.0, 7.0], [0.1, 0.2, 0.3]):
         validated(processor, torch.tensor(scores), normal)
+    assert processor.image_threshold.item() == processor.pixel_threshold.item() == pytest.approx(0.3)
+    assert processor.normal_images == 3
+
+
+def test_a_validation_forgets_one_that_did_not_end() -> None:
+    processor, normal = QuantilePostProcessor(1.0, 1.0), torch.zeros(3).long()
+    see(processor, torch.tensor([5.0, 6.0, 7.0]), normal)
+    validated(processor, torch.tensor([0.1, 0.2, 0.3]), normal)
     assert processor.image_threshold.item() == processor.pixel_threshold.item() == pytest.approx(0.3)
     assert processor.normal_images == 3
 

@@ -160,6 +160,8 @@ class TestBadArguments:
             ({"mode": "texture"}, "mode 'texture' must be one of 'objects', 'textures'"),
             ({"mode": "textures", "image_size": 100}, "100x100 pixels is smaller than patch_size 128"),
             ({"mode": "textures", "stride": 129}, "stride 129 must be from 1 to patch_size 128"),
+            ({"mode": "textures", "stride": 30.5}, "stride 30.5 must be a whole number >= 1$"),
+            ({"mode": "textures", "patch_size": 128.0}, "patch_size 128.0 must be a whole number >= 1$"),
             ({"loss": "l1"}, "loss 'l1' must be one of 'ssim', 'l2'"),
             ({"image_score": "sum"}, "image_score 'sum'"),
             ({"latent_dim": 0}, "latent_dim 0 must be a whole number >= 1$"),

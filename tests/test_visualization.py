@@ -229,9 +229,9 @@ class TestPlots:
 
     def test_iterations_are_shares(self) -> None:
         axes = plots.iterations_used(np.array([0, 2, 2, 1, 1, 1]), self.LABEL).axes[0]
-        good, defective = ([bar.get_height() for bar in container] for container in axes.containers)
-        assert good == pytest.approx([1 / 3, 0, 2 / 3])
-        assert defective == [0, 1, 0]
+        normal, anomalous = ([bar.get_height() for bar in container] for container in axes.containers)
+        assert normal == pytest.approx([1 / 3, 0, 2 / 3])
+        assert anomalous == [0, 1, 0]
 
     def test_curves_and_points(self) -> None:
         assert plots.by_iterations({"image": [0.5, 0.9], "pixel": [0.6, 0.7]}).axes[0].lines[0].get_ydata()[1] == 0.9

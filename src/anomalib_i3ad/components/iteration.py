@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
 class IterationResult(NamedTuple):
     """Result of the iteration, with one entry per image.
 
-    ``inpainting`` (N, C, h, w): the last one. ``anomaly_map`` (N, 1, h, w). ``hole`` (N, 1, h, w) in [0, 1]: what
+    ``inpainting`` (N, C, h, w): the last one. ``anomaly_map`` (N, 1, H, W). ``hole`` (N, 1, h, w) in [0, 1]: what
     still differs. ``iterations`` (N,): iterations after the initial inpainting, 0 to ``max_iterations``.
     """
 
@@ -207,10 +207,18 @@ class IterativeModel(ImageModel):
         return InferenceBatch(self.image_score(result.anomaly_map), anomaly_map=result.anomaly_map), result
 
     def infer(self, image: torch.Tensor) -> InferenceBatch:
-        """See :meth:`ImageModel.infer`."""
+        """See :meth:`ImageModel.infer`.
+
+        Raises:
+            ValueError: If u is not calibrated.
+        """
         return self._score(image)[0]
 
     def explain(self, image: torch.Tensor) -> tuple[InferenceBatch, dict[str, torch.Tensor]]:
-        """See :meth:`ImageModel.explain`."""
+        """See :meth:`ImageModel.explain`.
+
+        Raises:
+            ValueError: If u is not calibrated.
+        """
         batch, result = self._score(image)
         return batch, {"iterations": result.iterations, "reconstruction": self.picture_of(result.inpainting, image)}

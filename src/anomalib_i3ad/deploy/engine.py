@@ -256,6 +256,7 @@ class Inspector:
 
         Raises:
             ImageError: If it is no image, or inference failed; the message names the file.
+            RuntimeError: See :meth:`start`.
         """
         if not isinstance(image, str | os.PathLike):
             return self.finish(self.start(image))

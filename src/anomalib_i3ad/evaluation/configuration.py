@@ -92,7 +92,12 @@ def expand(config: Any) -> Iterator[Any]:
 
 
 def with_reference(section: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A section, over model, data and trainer of the configuration that it names, if it names one."""
+    """A section, over model, data and trainer of the configuration that it names, if it names one.
+
+    Raises:
+        FileNotFoundError: If it names a file that is not there.
+        ValueError: If that file has no model.
+    """
     settings = dict(section)
     name = settings.pop("config", None)
     if name is None:

@@ -37,7 +37,8 @@ def key_of(job: dict[str, Any]) -> str:
     """Name of a job's folder: the same versions and the same arguments, defaults included, the same key.
 
     Raises:
-        AttributeError: If there is no such model or datamodule.
+        AttributeError: If there is no such model or datamodule in its module.
+        ModuleNotFoundError: If there is no such module.
     """
     whole = {
         **job,

@@ -77,6 +77,9 @@ class ExportMixin(Base):
             max_drop: Not used.
             ov_kwargs: Passed to :func:`openvino.convert_model`.
             onnx_kwargs: Passed to :func:`torch.onnx.export`.
+
+        Raises:
+            ValueError: See :func:`anomalib_i3ad.export.export`.
         """
         from anomalib_i3ad.export import export  # noqa: PLC0415  # NNCF takes seconds to import
 

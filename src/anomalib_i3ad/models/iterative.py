@@ -1,7 +1,7 @@
 """What I3AD and FeatureI3AD share: the calibration of u, and the schedule of the learning rate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from itertools import islice
 from typing import Any
@@ -17,6 +17,11 @@ from .base import ReconstructionMixin, image_of
 
 #: Share of the cosine schedule's steps in which the learning rate rises.
 WARM_UP = 0.05
+
+
+def first_batches(loader: Any, count: float) -> Iterator[Any]:
+    """As many batches of a loader as the trainer takes; infinity of a stream, which must end by itself."""
+    return islice(loader, None if math.isinf(count) else int(count))
 
 
 class IterativeMixin(ReconstructionMixin):
@@ -64,8 +69,7 @@ class IterativeMixin(ReconstructionMixin):
         if isinstance(loader, DataLoader):
             loader = copy(loader)
             loader._iterator = None  # noqa: SLF001
-        count = self.trainer.num_val_batches[0]
-        for batch in islice(loader, None if math.isinf(count) else int(count)):
+        for batch in first_batches(loader, self.trainer.num_val_batches[0]):
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image
@@ -78,6 +82,7 @@ class IterativeMixin(ReconstructionMixin):
 
         Raises:
             ValueError: If validation holds no normal image.
+            FloatingPointError: If residuals are not finite.
         """
         residuals = self.on_normal_images(self.model.initial_residual)
         self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))

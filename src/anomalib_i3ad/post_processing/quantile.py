@@ -197,6 +197,12 @@ class QuantilePostProcessor(PostProcessor):
                 anomalous, len(images), FROM_TRAIN,
             )  # fmt: skip
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget what a validation that did not end has left."""
+        del trainer, pl_module
+        self._scores.clear()
+        self._maps.clear()
+
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
@@ -208,7 +214,12 @@ class QuantilePostProcessor(PostProcessor):
             self._maps.append(outputs.anomaly_map[normal].cpu())
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set both thresholds."""
+        """Set both thresholds.
+
+        Raises:
+            ValueError: If there was no normal image.
+            FloatingPointError: If scores or maps are not finite.
+        """
         del pl_module
         # once: pixels are many, and gathered from every process
         scores = _pooled(self._scores, trainer)
@@ -222,8 +233,7 @@ class QuantilePostProcessor(PostProcessor):
         for threshold, lowest, pooled, value in calibrated:
             lowest.fill_(min(_quantile(pooled, 0), 0))
             threshold.fill_(max(value, lowest.item() + SMALLEST_THRESHOLD))
-        self._scores.clear()
-        self._maps.clear()
+        self._maps.clear()  # they are large
         way = "a tolerance limit" if limit else f"the {self.image_quantile:g} quantile"
         if scores.size != self.normal_images:  # once a fit, which may validate every epoch
             logger.info(

@@ -6,6 +6,7 @@ f-AnoGAN, Medical Image Analysis 2019. Which source each default comes from is i
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,7 +85,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         check_range("encoder_share", encoder_share, above=0, below=1)
         check_range("feature_weight", feature_weight, at_least=0)
-        if len(betas) != 2:
+        if not isinstance(betas, Sequence) or len(betas) != 2:
             msg = f"betas {betas!r} must be two numbers"
             raise ValueError(msg)
         for beta in betas:

@@ -5,7 +5,6 @@ Mask for Anomaly Detection, 2020. Where each choice comes from is in the model c
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import image_of
-from anomalib_i3ad.models.iterative import IterativeMixin
+from anomalib_i3ad.models.iterative import IterativeMixin, first_batches
 
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
@@ -153,7 +152,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
         totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
-        for batch in islice(loader, int(self.trainer.num_training_batches)):
+        for batch in first_batches(loader, self.trainer.num_training_batches):
             batch.image = image_of(batch).to(self.device)
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)

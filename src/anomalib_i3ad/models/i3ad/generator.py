@@ -6,6 +6,7 @@ Source: Yu et al., Free-Form Image Inpainting with Gated Convolution, ICCV 2019,
 import torch
 from torch import nn
 
+from anomalib_i3ad.components.arguments import check_count, check_range
 from anomalib_i3ad.components.stitching import composite
 
 from .contextual_attention import ContextualAttention
@@ -82,14 +83,13 @@ class Generator(nn.Module):
         ValueError: If ``width`` or ``stages`` is none of these.
     """
 
-    def __init__(self, width: int = 24, stages: int = 1) -> None:
+    def __init__(self, width: int, stages: int) -> None:
         super().__init__()
-        if width < 2 or width % 2:
-            msg = f"width {width} must be an even number of channels, at least 2"
+        check_count("width", width, at_least=2)
+        if width % 2:
+            msg = f"width {width} must be an even number of channels"
             raise ValueError(msg)
-        if stages not in {1, 2}:
-            msg = f"stages {stages} must be 1 (coarse) or 2 (with refinement)"
-            raise ValueError(msg)
+        check_range("stages", stages, at_least=1, at_most=2, whole=True)
         self.stages = nn.ModuleList([CoarseStage(width), RefinementStage(width)][:stages])
         #: Image height and width must be multiples of this.
         self.size_divisor = 4 * stages

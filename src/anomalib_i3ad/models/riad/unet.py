@@ -25,7 +25,7 @@ class UNet(nn.Module):
     #: Image sides must be multiples of this.
     size_divisor = 2 ** len(LEVELS)
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         channels = [3, *(factor * width for factor in LEVELS)]
         self.down = nn.ModuleList()

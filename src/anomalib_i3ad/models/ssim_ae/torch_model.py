@@ -73,7 +73,8 @@ class SsimAeModel(ImageModel):
         super().__init__()
         check_choice("mode", mode, get_args(Mode))
         check_choice("score_residual", score_residual, RESIDUALS)
-        check_count("latent_dim", latent_dim)
+        for name, value in (("latent_dim", latent_dim), ("stride", stride), ("patch_size", size)):
+            check_count(name, value)
         self.autoencoder = Autoencoder(1 if grayscale else 3, size, latent_dim)
         self.image_score = ImageScore(image_score)
         self.size = size
