@@ -69,11 +69,13 @@ def feature_i3ad(threshold: float) -> AnomalibModule:
     return model
 
 
-def patchcore(backbone: str = "wide_resnet50_2", layers: Sequence[str] = ("layer2", "layer3")) -> AnomalibModule:
-    """PatchCore with the memory of 209 images and a coreset of 2 %."""
+def patchcore(
+    share: float, backbone: str = "wide_resnet50_2", layers: Sequence[str] = ("layer2", "layer3")
+) -> AnomalibModule:
+    """PatchCore with the memory of 209 images, of which the coreset is this share; anomalib's default is 0.1."""
     model = Patchcore(backbone=backbone, layers=layers, pre_trained=False)
     channels = sum(model.model.feature_extractor.out_dims)
-    model.model.memory_bank = torch.rand(209 * 32 * 32 // 50, channels)
+    model.model.memory_bank = torch.rand(int(share * 209 * 32 * 32), channels)
     return model
 
 
@@ -108,13 +110,16 @@ MODELS: dict[str, Callable[[], AnomalibModule]] = {
     "FeatureI3AD": lambda: feature_i3ad(-1.0),
     "FeatureI3AD-stops": lambda: feature_i3ad(float("inf")),
     "Padim-lite0": lambda: padim(backbone=NETWORK, layers=["blocks.1", *LAYERS], n_features=100),
-    "Patchcore-lite0": lambda: patchcore(NETWORK, LAYERS),
+    # the first as configs/benchmark/cpu.yaml has it
+    "Patchcore-lite0-0.002": lambda: patchcore(0.002, NETWORK, LAYERS),
+    "Patchcore-lite0-0.02": lambda: patchcore(0.02, NETWORK, LAYERS),
+    "Patchcore-lite0-0.1": lambda: patchcore(0.1, NETWORK, LAYERS),
     "I3AD": i3ad,
     "I3AD-paper": lambda: i3ad("i3ad"),
     "SsimAe": lambda: SsimAe(image_size=SIZE),
     "Riad": Riad,
     "AnoGan": lambda: AnoGan(image_size=SIZE),
-    "Patchcore": patchcore,
+    "Patchcore": lambda: patchcore(0.1),
     "Padim": padim,
     "Stfpm": stfpm,
     "EfficientAd": EfficientAd,
