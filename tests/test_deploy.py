@@ -472,6 +472,17 @@ class TestDecoding:
             with pytest.raises(ImageError, match=r"empty|incomplete|not an image|cannot decode"):
                 decoding.decode(data[:length])
 
+    @pytest.mark.parametrize(("suffix", "place", "form"), [(".png", 16, ">II"), (".jpg", 0, ">HH")])
+    def test_a_small_file_that_tells_of_a_huge_image_is_not_decoded(self, suffix: str, place: int, form: str) -> None:
+        data = encode(make_pixels(40, 30), suffix)
+        sizes = struct.pack(form, *((30, 40) if suffix == ".png" else (40, 30)))
+        place = place or data.index(sizes)
+        assert data[place:].startswith(sizes)
+        for side in (17000, 60000):
+            huge = data[:place] + struct.pack(form, side, side) + data[place + len(sizes) :]
+            with pytest.raises(ImageError, match=f"{side} x {side} pixels; at most 256 million are decoded"):
+                decoding.decode(huge)
+
     @pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"comment": b"\xff\xd9" * 900}])
     @pytest.mark.parametrize("behind", [b"", b"\0" * 5000, b"\xff\xd8 a second image of the camera" * 99])
     def test_a_jpeg_ends_where_its_image_does(self, kind: dict, behind: bytes) -> None:

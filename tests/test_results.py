@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ import pytest
 
 from anomalib_i3ad import I3AD
 from anomalib_i3ad.deploy import Inspector, command_line, results, sources
+from anomalib_i3ad.deploy.decoding import ImageError
 from anomalib_i3ad.deploy.results import FIELDS, Results
-from anomalib_i3ad.deploy.results_folder import claimed
+from anomalib_i3ad.deploy.results_folder import ClaimError, claimed
 from test_deploy import command, encode, make_pixels, rows_of
 
 #: Images of one size in bytes, so that only the time of a file tells that it holds another.
@@ -292,6 +294,24 @@ class TestWatch:
         monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["2.bmp"]
 
+    def test_a_link_to_what_is_away_is_an_error_in_the_end(
+        self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (source / "9.bmp").symlink_to(tmp_path / "9.bmp")
+        (source / "8.bmp").symlink_to("8.bmp")
+        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        assert [frame.name for frame in iter(partial(next, frames), None)] == [f"{seed}.bmp" for seed in range(5)]
+        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        to_itself, away = iter(partial(next, frames), None)
+        assert (to_itself.name, away.name) == ("8.bmp", "9.bmp")
+        for frame in (to_itself, away):
+            with pytest.raises(ImageError, match="cannot be read"):
+                frame.read()
+        assert next(frames) is None  # and no more
+        (tmp_path / "9.bmp").write_bytes(content(9))
+        (back,) = iter(partial(next, frames), None)
+        assert (back.name, back.read().shape) == ("9.bmp", (SIZE, SIZE, 3))
+
     def test_a_file_that_cannot_be_read_is_not_whole(self, source: Path) -> None:
         assert sources._is_whole(source / "0.bmp")
         (source / "1.bmp").write_bytes(content(1)[:-1])
@@ -421,15 +441,43 @@ def test_again_removes_no_file_but_pictures(exported: Path, source: Path, tmp_pa
 
 def test_a_folder_of_results_that_was_removed_can_be_resumed(tmp_path: Path) -> None:
     out, of = tmp_path / "out", {"model": "m"}
-    with claimed(out, of):
+    with claimed(out, of) as renew, closing(Results(out / "results.csv", renew)) as file:
         shutil.rmtree(out)
-        with closing(Results(out / "results.csv")) as file:
-            file.append({**dict.fromkeys(FIELDS), "image": "a"})
+        file.append({**dict.fromkeys(FIELDS), "image": "a"})
+        assert json.loads((out / "run.json").read_text()) == of  # at once: the process may be killed
+        with pytest.raises(ClaimError, match="writes here"), claimed(out, of):
+            pass
     with claimed(out, of):
         assert [row["image"] for _, row in results.rows_in(out / "results.csv")] == ["a"]
     with claimed(out, of):
         shutil.rmtree(out)
     assert not out.exists()
+
+
+def test_a_folder_of_results_that_another_process_took_meanwhile_is_left_to_it(tmp_path: Path) -> None:
+    out, row = tmp_path / "out", {**dict.fromkeys(FIELDS), "image": "a"}
+    with claimed(out, {}) as renew:
+        first = Results(out / "results.csv", renew)
+        out.rename(tmp_path / "archive")
+        with claimed(out, {}), closing(Results(out / "results.csv")):
+            (out / "results.csv").unlink()
+            with pytest.raises(ClaimError, match="writes here"):
+                first.append(row)
+
+
+@pytest.mark.parametrize("change", [lambda text: text.replace(b"\n", b"\r\n"), lambda text: b"\xef\xbb\xbf" + text])
+def test_again_keeps_a_table_that_another_program_saved(
+    exported: Path, source: Path, tmp_path: Path, change: Callable[[bytes], bytes], capfd: pytest.CaptureFixture
+) -> None:
+    out, arguments = tmp_path / "out", command(exported, source, tmp_path / "out")
+    assert command_line.main(arguments) == 0
+    saved = change((out / "results.csv").read_bytes())
+    (out / "results.csv").write_bytes(saved)
+    assert command_line.main(arguments) == 2
+    assert command_line.main([*arguments, "--again"]) == 0
+    assert (out / "results.csv.bad").read_bytes() == saved
+    assert "results.csv: has other columns" in capfd.readouterr().err
+    assert len(read_rows(out, "csv")) == 5
 
 
 def test_a_model_that_is_replaced_while_it_is_read_is_not_run(
@@ -500,18 +548,50 @@ class TestResults:
     def row(self, name: str, **more: object) -> dict[str, object]:
         return {**dict.fromkeys(FIELDS), "image": name, "size": 1, "mtime_ns": 2, **more}
 
+    @pytest.mark.parametrize("moved", ["", "results.old", "../old"])
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-    def test_that_are_removed_meanwhile_are_begun_anew(
-        self, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+    def test_that_are_removed_or_moved_meanwhile_are_begun_anew(
+        self, tmp_path: Path, suffix: str, moved: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = tmp_path / "out" / f"results.{suffix}"
         with closing(Results(path)) as file:
             file.append(self.row("a"))
-            shutil.rmtree(path.parent)
+            if moved:
+                whole = path.parent if ".." in moved else path
+                whole.rename(path.parent / moved)
+            else:
+                shutil.rmtree(path.parent)
             file.append(self.row("b"))
             file.append(self.row("c"))
         assert [row["image"] for _, row in results.rows_in(path)] == ["b", "c"]
-        assert [record.message for record in caplog.records] == [f"{path}: was removed; another one is begun"]
+        told = f"{path}: was removed, moved or emptied; another one is begun"
+        assert [record.message for record in caplog.records] == [told]
+
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_that_nobody_can_look_at_for_a_while_lose_no_row(
+        self, tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        out, away = tmp_path / "out", tmp_path / "away"
+        path = out / f"results.{suffix}"
+        with closing(Results(path)) as file:
+            file.append(self.row("a"))
+            out.rename(away)
+            out.write_text("what is in the way")
+            for name in "bc":
+                file.append(self.row(name))
+            assert file.waiting == 2
+            out.unlink()
+            away.rename(out)
+            file.append(self.row("d"))
+            assert not file.waiting
+        assert [row["image"] for _, row in results.rows_in(path)] == list("abcd")
+        told = f"{path}: Not a directory; rows wait in memory until they can be written"
+        assert [record.message for record in caplog.records] == [told]
+        with pytest.raises(OSError, match=rf"results.{suffix}: Not a directory for the last 1 rows; start again"):
+            with closing(Results(path)) as file:
+                shutil.rmtree(out)
+                out.write_text("what is in the way")
+                file.append(self.row("e"))
 
     @pytest.mark.parametrize("left", [0, 2, 2.5])
     @pytest.mark.parametrize("how", ["cut", "replaced"])
@@ -540,7 +620,7 @@ class TestResults:
             path.write_bytes(path.read_bytes().replace(lines[2][:-5] + b"\n", b""))
         assert [row["image"] for _, row in results.rows_in(path)] == [*kept, "e", "f"]
         (record,) = caplog.records
-        told = "changed by another program" if left else "removed; another one is begun"
+        told = "changed by another program" if left else "removed, moved or emptied; another one is begun"
         assert record.message.startswith(f"{path}: was {told}")
 
     def test_zeros_behind_the_last_row_are_no_row(self, tmp_path: Path) -> None:

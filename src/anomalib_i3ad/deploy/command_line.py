@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         pictures, passed = chosen.out / PICTURES, Counter[str]()
         with (
-            claimed(chosen.out, belongs, again=chosen.again),
-            closing(Results(chosen.out / f"results.{chosen.format}")) as results,
+            claimed(chosen.out, belongs, again=chosen.again) as renew,
+            closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
         ):
             frames = frames_of(chosen.source, results.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
             progress = run(inspector, frames, results, pictures, stop)

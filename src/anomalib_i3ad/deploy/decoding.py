@@ -13,6 +13,8 @@ import numpy as np
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 #: Larger images are shrunk by a whole factor once they are decoded: those under way would take all memory.
 MOST_PIXELS = 32_000_000
+#: Larger ones are not decoded: a small file may tell of so many that the machine has no memory for them.
+MOST_DECODED = 8 * MOST_PIXELS
 # as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
@@ -22,15 +24,27 @@ BIG_TIFF, KIND, NO_PAGE = (b"II+\0", b"MM\0+"), 254, 0b101
 PNM = re.compile(rb"P[2356]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
 JPEG_END, JPEG_MARKER = 0xD9, re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")
+#: Markers of the JPEG segments that hold height and width.
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class ImageError(Exception):
     """An image that cannot be inspected; the message says why."""
 
 
+def _size_fault(height: int, width: int) -> str | None:
+    if height * width <= MOST_DECODED:
+        return None
+    return f"{width} x {height} pixels; at most {MOST_DECODED // 1_000_000} million are decoded, cut it into parts"
+
+
 def _png_fault(data: bytes) -> str | None:
-    """What is wrong with a PNG file, by the checksums of its parts."""
+    """What is wrong with a PNG file, by its size and the checksums of its parts."""
     position = len(PNG)
+    if len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        if wrong := _size_fault(height, width):
+            return wrong
     while position + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, position)
         end = position + 12 + length
@@ -46,12 +60,15 @@ def _png_fault(data: bytes) -> str | None:
 
 
 def _jpeg_fault(data: bytes) -> str | None:
-    """What is wrong with a JPEG file: whether its image ends; other data may follow, and a preview lie within."""
+    """What is wrong with a JPEG file, by its size and end; other data may follow, and a preview lie within."""
     position = len(JPEG)
     while marker := JPEG_MARKER.search(data, position):
         position = marker.end()
         if data[position - 1] == JPEG_END:
             return None
+        tells_size = data[position - 1] in JPEG_FRAMES and len(data) >= position + 7
+        if tells_size and (wrong := _size_fault(*struct.unpack_from(">HH", data, position + 3))):
+            return wrong
         position += int.from_bytes(data[position : position + 2], "big")
     return "incomplete JPEG file: cut off, or still being written"
 

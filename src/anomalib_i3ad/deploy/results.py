@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ FIELDS = (
 )  # fmt: skip
 
 JSON_START = b'{"image": '
+NO_ROOM = "no room"
 #: Size of a file in bytes, and when it was last changed in nanoseconds: what tells one content from the next.
 Stamp = tuple[int, int]
 
@@ -132,21 +134,24 @@ class Results:
 
     Rows go to the operating system at once, so that a process that is killed loses none. What a killed process left
     of its last row is removed when the file is opened again. An image that is inspected anew gets another row; those
-    before it are removed when the file is closed. When the disk is full, rows wait in memory.
+    before it are removed when the file is closed. While the file cannot be written, of a full disk or one that is away,
+    rows wait in memory.
 
     Args:
         path: ``.csv`` for a table with a header, ``.jsonl`` for a JSON object a line. Made if it is not there.
+        begin: Called before another file is begun, because this one was removed or moved.
 
     Raises:
         OSError: If the file cannot be opened for writing.
         ValueError: If it has another suffix, or holds something else, which is left as it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begin: Callable[[], None] = lambda: None) -> None:
         if path.suffix not in {".csv", ".jsonl"}:
             msg = f"{path}: results are written as .csv or .jsonl"
             raise ValueError(msg)
         self.path = path
+        self._begin = begin
         self._as_json = path.suffix == ".jsonl"
         #: Images that had a row without an error when the file was opened, and what they were like then.
         self.done: dict[str, Stamp] = {}
@@ -166,6 +171,8 @@ class Results:
         if there != self._end:
             os.ftruncate(self._file.fileno(), self._end)
         self._waiting: list[bytes] = []
+        #: Why rows wait.
+        self._why = ""
         if not self._end:
             self._write()
 
@@ -179,16 +186,19 @@ class Results:
         try:
             replaced = not os.path.samestat(mine, self.path.stat())
         except FileNotFoundError:
-            replaced = not mine.st_nlink  # else it was moved
+            replaced = True
         if not replaced and mine.st_size >= self._end:
             return
         if replaced:
             before = self._file
+            self._begin()
             self._open()
             before.close()
         self._end = os.fstat(self._file.fileno()).st_size
         told = "was changed by another program; rows go on behind what is left"
-        logger.warning("%s: %s", self.path, told if self._end else "was removed; another one is begun")
+        logger.warning(
+            "%s: %s", self.path, told if self._end else "was removed, moved or emptied; another one is begun"
+        )
         if self._end and self._waiting:
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":  # with the row, which waits where there is no room
@@ -203,20 +213,21 @@ class Results:
 
     def _write(self) -> None:
         """Write what waits, behind a header where the file has none."""
-        self._go_on()
-        header = b"" if self._end else _header(as_json=self._as_json)
-        lines = header + b"".join(self._waiting)
         try:
-            written = self._file.write(lines)
-        except OSError:
-            written = 0
-        if written == len(lines):
-            self._end += written
+            self._go_on()
+            header = b"" if self._end else _header(as_json=self._as_json)
+            lines = header + b"".join(self._waiting)
+            self._why = "" if self._file.write(lines) == len(lines) else NO_ROOM
+        except OSError as error:
+            self._why = NO_ROOM if error.errno == errno.ENOSPC else error.strerror or str(error)
+        if not self._why:
+            self._end += len(lines)
             self._waiting.clear()
-        else:  # a full disk may have taken a part
+            return
+        with suppress(OSError):  # a full disk may have taken a part
             os.ftruncate(self._file.fileno(), self._end)
-            if len(self._waiting) == 1:
-                logger.warning("%s: no room; rows wait in memory until there is", self.path)
+        if len(self._waiting) == 1:
+            logger.warning("%s: %s; rows wait in memory until they can be written", self.path, self._why)
 
     @property
     def waiting(self) -> int:
@@ -245,9 +256,7 @@ class Results:
         lost = self.waiting
         self._file.close()
         if lost:
-            msg = (
-                f"{self.path}: no room for the last {lost} rows; make room and start again, they will be inspected anew"
-            )
+            msg = f"{self.path}: {self._why} for the last {lost} rows; start again, they will be inspected anew"
             raise OSError(errno.ENOSPC, msg)
         if self._repeats:
             latest: dict[str, bytes] = {}

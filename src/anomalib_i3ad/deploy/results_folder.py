@@ -2,11 +2,12 @@
 
 import errno
 import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,8 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+logger = logging.getLogger(__name__)
 
 #: What lies in the folder: who writes there, what its results belong to, pictures, and the results.
 LOCK, BELONGS, PICTURES = "inspect.lock", "run.json", "anomalous"
@@ -54,9 +57,25 @@ def _hold(file: IO[bytes], folder: Path) -> None:
         raise ClaimError(msg) from error
 
 
+def _pictures_of(folder: Path, name: str) -> list[str]:
+    """Pictures that a file of results names; one that cannot be read gets another name.
+
+    Raises:
+        ValueError: If nothing tells that it was one of results.
+    """
+    try:
+        return [row["picture"] for _, row in rows_in(folder / name) if row["picture"]]
+    except ValueError as error:
+        if not (folder / BELONGS).exists():
+            raise
+        (folder / name).replace(folder / f"{name}.bad")
+        logger.warning("%s; it is kept as %s.bad", error, name)
+        return []
+
+
 def _start_over(folder: Path) -> None:
     """Remove the results of a folder and the pictures that they name; whatever else lies there stays."""
-    named = [row["picture"] for name in RESULTS for _, row in rows_in(folder / name) if row["picture"]]
+    named = [picture for name in RESULTS for picture in _pictures_of(folder, name)]
     own = (folder / PICTURES).resolve()
     for name in named:
         if own in (folder / name).resolve().parents:  # an edited table may name any file
@@ -97,7 +116,7 @@ def is_folder_of_results(folder: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterator[None]:
+def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterator[Callable[[], None]]:
     """Hold a folder of results against all other processes.
 
     Args:
@@ -105,22 +124,38 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
         of: What the results belong to, by name; kept beside them in ``run.json``.
         again: Remove the results that are there, and their pictures.
 
+    Yields:
+        A function that holds the folder anew where it was removed or moved meanwhile; it raises as this one does.
+
     Raises:
         ClaimError: If another process writes there, or results that are there belong to something else.
         OSError: If the folder cannot be written to.
         ValueError: If there is a file in the place of the results that holds something else.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+b", buffering=0) as file:
-        _hold(file, folder)
+    with ExitStack() as held:
+
+        def hold() -> IO[bytes]:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context((folder / LOCK).open("a+b", buffering=0))
+            _hold(file, folder)
+            return file
+
+        def renew() -> None:
+            nonlocal lock
+            try:
+                ours = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
+            except FileNotFoundError:
+                ours = False
+            if not ours:
+                lock = hold()
+            if not (folder / BELONGS).exists():
+                _note(folder, of)
+
+        lock = hold()
         if again:
             _start_over(folder)
         if any(next(rows_in(folder / name), None) for name in RESULTS):
             _check(folder, of)
         else:
             _note(folder, of)
-        try:
-            yield
-        finally:
-            if folder.is_dir() and not (folder / BELONGS).exists():  # removed meanwhile, and results begun anew
-                _note(folder, of)
+        yield renew

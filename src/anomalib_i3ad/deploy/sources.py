@@ -160,8 +160,8 @@ def watched_frames(
         own: Folder below it from which nothing is taken.
         passed: Counts, by kind, what the latest look passed over.
     """
-    taken = dict(done)
-    seen: dict[str, tuple[Stamp, float]] = {}
+    taken: dict[str, Stamp | None] = dict(done)
+    seen: dict[str, tuple[Stamp | None, float]] = {}
     lost = False
     while not stop.is_set():
         counts, there, began = Counter[str](), set[str](), time.monotonic()
@@ -170,15 +170,18 @@ def watched_frames(
             name = path.relative_to(folder).as_posix()
             there.add(name)
             try:
-                stamp, now = stamp_of(path), time.monotonic()
-                if taken.get(name) == stamp:
-                    counts[BEFORE] += done.get(name) == stamp
+                stamp: Stamp | None = stamp_of(path)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and not path.is_symlink():  # moved away meanwhile
+                    seen.pop(name, None)
                     continue
-                if seen.get(name, ((), 0.0))[0] != stamp:
-                    seen[name] = (stamp, now)
-            except OSError:  # moved away meanwhile
-                seen.pop(name, None)
+                stamp = None  # reading it will say why
+            now = time.monotonic()
+            if name in taken and taken[name] == stamp:
+                counts[BEFORE] += done.get(name, ()) == stamp
                 continue
+            if name not in seen or seen[name][0] != stamp:
+                seen[name] = (stamp, now)
             unchanged = now - seen[name][1]
             if unchanged > GIVEN_UP or (unchanged > SETTLED and _is_whole(path)):
                 seen.pop(name)
