@@ -463,6 +463,7 @@ def test_a_folder_of_results_that_another_process_took_meanwhile_is_left_to_it(t
             (out / "results.csv").unlink()
             with pytest.raises(ClaimError, match="writes here"):
                 first.append(row)
+        first._file.close()
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace(b"\n", b"\r\n"), lambda text: b"\xef\xbb\xbf" + text])
@@ -587,11 +588,12 @@ class TestResults:
         assert [row["image"] for _, row in results.rows_in(path)] == list("abcd")
         told = f"{path}: Not a directory; rows wait in memory until they can be written"
         assert [record.message for record in caplog.records] == [told]
+        file = Results(path)
+        shutil.rmtree(out)
+        out.write_text("what is in the way")
+        file.append(self.row("e"))
         with pytest.raises(OSError, match=rf"results.{suffix}: Not a directory for the last 1 rows; start again"):
-            with closing(Results(path)) as file:
-                shutil.rmtree(out)
-                out.write_text("what is in the way")
-                file.append(self.row("e"))
+            file.close()
 
     @pytest.mark.parametrize("left", [0, 2, 2.5])
     @pytest.mark.parametrize("how", ["cut", "replaced"])
