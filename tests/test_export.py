@@ -18,6 +18,7 @@ from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from torch import nn
+from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.components.loops import repeat_active
@@ -139,13 +140,25 @@ def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
         compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
 
 
+def test_compares_with_what_the_engine_gives(untrained: I3AD, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module called by itself takes another transform, which the graph has, too."""
+    processor, image = untrained.pre_processor, make_images(1, 90, 70)
+    shown = compare(untrained, graph.read_model(exported), [image])["agreement_with_torch"]["score"]
+    monkeypatch.setattr(processor, "transform", Resize([64, 64], antialias=False))
+    with torch.no_grad():
+        expected = untrained.post_processor(untrained.model(processor.transform(image))).pred_score
+    other = compare(untrained, graph.read_model(exported), [image])["agreement_with_torch"]["score"]
+    assert shown < 1e-5 < np.abs(run(exported, image.numpy())["pred_score"] - expected.numpy()).max() <= other + 1e-6
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.01])
 def test_warns_of_a_graph_that_differs(shift: float, caplog: pytest.LogCaptureFixture) -> None:
     def module(image: torch.Tensor) -> InferenceBatch:
         score = image.mean(dim=(1, 2, 3))
         return InferenceBatch(score, score > 0.5, anomaly_map=image, pred_mask=image)
 
-    report = compare(module, brightness(shift), [torch.full((1, 3, 8, 8), 0.25)])
+    model = SimpleNamespace(pre_processor=None, model=module, post_processor=None)
+    report = compare(model, brightness(shift), [torch.full((1, 3, 8, 8), 0.25)])
     assert report["agreement_with_torch"]["score"] == pytest.approx(shift, abs=1e-6)
     assert ("The exported graph differs from the model: scores by 1.0e-02" in caplog.text) == (shift > 0)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
 from torch.utils.data import DataLoader, IterableDataset
-from torchvision.transforms.v2 import RandomHorizontalFlip
+from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomInvert
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.masks import training_holes
@@ -482,6 +482,20 @@ class TestFeatureCache:
         datamodule = TestFeatureI3AD.datamodule(texture_root)
         datamodule.train_augmentations = RandomHorizontalFlip()
         assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 10  # for standardisation, and in three epochs
+
+    def test_a_fit_after_one_that_was_interrupted_reads_anew(self, texture_root: Path) -> None:
+        def stop(*_: object) -> None:
+            msg = "as Ctrl-C"
+            raise RuntimeError(msg)
+
+        model, datamodule = FeatureI3AD(**TINY, visualizer=False), TestFeatureI3AD.datamodule(texture_root)
+        with pytest.raises(RuntimeError, match="as Ctrl-C"):
+            make_engine(callbacks=[LambdaCallback(on_train_batch_end=stop)]).fit(model, datamodule=datamodule)
+        before = model.model.std.clone()
+        datamodule = TestFeatureI3AD.datamodule(texture_root)
+        datamodule.train_augmentations = Compose([RandomHorizontalFlip(), RandomInvert(1)])
+        assert self.fit(model, datamodule) == 4 * 10
+        assert (model.model.std / before - 1).abs().median() > 0.01  # other images are standardised otherwise
 
     def test_items_cut_from_one_file_are_told_apart(self, texture_root: Path) -> None:
         datamodule = TestFeatureI3AD.datamodule(texture_root)

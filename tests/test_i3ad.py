@@ -10,7 +10,7 @@ import torch
 from anomalib.data import ImageBatch
 from anomalib.pre_processing import PreProcessor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Compose, Normalize
+from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize, Transform
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.components.masks import grid_holes
@@ -123,6 +123,22 @@ class TestI3AD(ModelTester):
         assert model.image_size == (96, 64)
         with torch.no_grad():
             assert model(make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 96, 64)
+
+    @pytest.mark.parametrize("resize", [Resize([64, 64]), Compose([Resize((64, 64)), Compose([CenterCrop(64)])])])
+    def test_an_ordinary_resize_is_exported_as_it_is(self, resize: Transform) -> None:
+        """anomalib exports it without antialiasing."""
+        image, own = make_images(1, 200, 180), PreProcessor(resize)
+        expected, anomalibs = resize(image), own(image)
+        model = I3AD(**TINY, pre_processor=own)
+        assert (anomalibs - expected).abs().max() > 1e-3
+        assert (model.pre_processor(image) - expected).abs().max() < 1e-6
+        assert (model.pre_processor.transform(image) - expected).abs().max() < 1e-6
+
+    def test_another_resize_is_refused(self) -> None:
+        for other in (Resize(64), Resize([64, 64], InterpolationMode.BICUBIC)):
+            with pytest.raises(ValueError, match=r"pre_processor: exports cannot do Resize\("):
+                I3AD(**TINY, pre_processor=PreProcessor(Compose([other])))
+        I3AD(**TINY, pre_processor=PreProcessor(Resize([64, 64], antialias=False)))
 
     @pytest.mark.parametrize("kind", ["16", "bf16"])
     def test_refuses_weights_in_half_precision(self, kind: str, textures: Textures) -> None:

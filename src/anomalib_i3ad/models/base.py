@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import Normalize
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
 from anomalib_i3ad.data.readable import check_readable
 from anomalib_i3ad.post_processing import QuantilePostProcessor
-from anomalib_i3ad.pre_processing import AntialiasedResize
+from anomalib_i3ad.pre_processing import AntialiasedResize, make_exportable
 
 from .checkpoint import CheckpointMixin
 from .exports import ExportMixin
@@ -82,7 +82,8 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         visualizer: As in anomalib.
 
     Raises:
-        ValueError: If an argument is out of range, or the pre-processor normalises images.
+        ValueError: If an argument is out of range, or the pre-processor normalises images or resizes them as exports
+            cannot.
     """
 
     _validated_at = -1
@@ -103,9 +104,11 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         check_range("learning_rate", learning_rate, above=0)
         if max_train_steps is not None:
             check_count("max_train_steps", max_train_steps)
-        if isinstance(pre_processor, PreProcessor) and _normalises(pre_processor.transform):
-            msg = "pre_processor: the model takes images in [0, 1]; leave Normalize out"
-            raise ValueError(msg)
+        if isinstance(pre_processor, PreProcessor):
+            if _normalises(pre_processor.transform):
+                msg = "pre_processor: the model takes images in [0, 1]; leave Normalize out"
+                raise ValueError(msg)
+            make_exportable(pre_processor)
         check_range("seed", seed, at_least=0, below=2**64, whole=True)  # what NumPy and torch take
         super().__init__(
             pre_processor=self.configure_pre_processor(size) if pre_processor is True else pre_processor,

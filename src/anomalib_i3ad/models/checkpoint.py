@@ -11,6 +11,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_i3ad.post_processing import QUANTILES, QuantilePostProcessor
+from anomalib_i3ad.pre_processing import make_exportable
 
 logger = logging.getLogger(__name__)
 COMPONENTS = ("pre_processor", "post_processor", "evaluator", "visualizer")
@@ -93,6 +94,8 @@ class CheckpointMixin(Base):
         resize: Any = self.pre_processor
         own = (resize.transform, resize.export_transform) if resize else ()
         super().on_load_checkpoint(checkpoint)
+        if resize:
+            make_exportable(resize)
         # Engine.validate and load_from_checkpoint(image_size=...) may ask for another size than that of training
         if own and "image_size" not in taken and self.input_size not in {None, self.image_size}:
             resize.transform, resize.export_transform = own

@@ -2,8 +2,8 @@
 
 from anomalib_i3ad.registration import register_transform
 
-from .resize import AntialiasedResize
+from .resize import AntialiasedResize, make_exportable
 
-__all__ = ["AntialiasedResize"]
+__all__ = ["AntialiasedResize", "make_exportable"]
 
 register_transform(AntialiasedResize)

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from anomalib.pre_processing import PreProcessor
+from anomalib.pre_processing.utils.transform import get_exportable_transform
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
 
 def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> torch.Tensor:
@@ -18,6 +20,28 @@ def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> t
     distance = (source[None, :] * size_out - target[:, None] * size_in).abs().to(like.dtype)
     weights = torch.relu(1 - distance / (2 * torch.sym_max(size_in, size_out)))  # type: ignore[arg-type]  # not symbolic
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _exportable(transform: Transform | None) -> Transform | None:
+    if isinstance(transform, Compose):
+        return Compose([_exportable(part) for part in transform.transforms])
+    if not isinstance(transform, Resize) or isinstance(transform, AntialiasedResize) or not transform.antialias:
+        return transform
+    bilinear = InterpolationMode(transform.interpolation) is InterpolationMode.BILINEAR
+    if bilinear and transform.size and len(transform.size) == 2:
+        return AntialiasedResize(transform.size)
+    msg = f"pre_processor: exports cannot do {transform}; take AntialiasedResize([height, width]), or antialias=False"
+    raise ValueError(msg)
+
+
+def make_exportable(pre_processor: PreProcessor) -> None:
+    """Put an :class:`AntialiasedResize` in the place of each bilinear ``Resize``, so that exports see the same pixels.
+
+    Raises:
+        ValueError: If there is another resize with antialiasing, which exports could not do.
+    """
+    pre_processor.transform = _exportable(pre_processor.transform)
+    pre_processor.export_transform = get_exportable_transform(pre_processor.transform)
 
 
 class AntialiasedResize(Resize):

@@ -122,8 +122,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         self.model.features.load_pretrained()
 
     def on_train_start(self) -> None:
-        """Compute the features of all training images, and their mean and deviation."""
+        """Compute the features of all training images, and their mean and deviation, unless a fit goes on."""
         super().on_train_start()
+        self._cache = None  # of a fit that did not end
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         # a datamodule may cut several items from one file, by whose path they would be kept
@@ -135,7 +136,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             height, width = self.image_size
             shape = self.model.grid_shape(height, width)
             self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir)
-        if torch.isfinite(self.model.std).all():
+        if self.batches_seen and torch.isfinite(self.model.std).all():
             return
 
         def moments(cells: torch.Tensor) -> Sums:
