@@ -124,7 +124,9 @@ class TestI3AD(ModelTester):
         with torch.no_grad():
             assert model(make_images(1, 128, 130)).anomaly_map.shape == (1, 1, 96, 64)
 
-    @pytest.mark.parametrize("resize", [Resize([64, 64]), Compose([Resize((64, 64)), Compose([CenterCrop(64)])])])
+    @pytest.mark.parametrize(
+        "resize", [Resize([64, 64]), Resize([64, 64], 2), Compose([Resize((64, 64)), Compose([CenterCrop(64)])])]
+    )
     def test_an_ordinary_resize_is_exported_as_it_is(self, resize: Transform) -> None:
         """anomalib exports it without antialiasing."""
         image, own = make_images(1, 200, 180), PreProcessor(resize)
@@ -135,7 +137,7 @@ class TestI3AD(ModelTester):
         assert (model.pre_processor.transform(image) - expected).abs().max() < 1e-6
 
     def test_another_resize_is_refused(self) -> None:
-        for other in (Resize(64), Resize([64, 64], InterpolationMode.BICUBIC)):
+        for other in (Resize(64), Resize([64, 64], InterpolationMode.BICUBIC), Resize([64, 64], 3)):
             with pytest.raises(ValueError, match=r"pre_processor: exports cannot do Resize\("):
                 I3AD(**TINY, pre_processor=PreProcessor(Compose([other])))
         I3AD(**TINY, pre_processor=PreProcessor(Resize([64, 64], antialias=False)))

@@ -449,6 +449,7 @@ def test_a_folder_of_results_that_was_removed_can_be_resumed(tmp_path: Path) -> 
             pass
     with claimed(out, of):
         assert [row["image"] for _, row in results.rows_in(out / "results.csv")] == ["a"]
+        (out / "run.json").unlink()
     with claimed(out, of):
         shutil.rmtree(out)
     assert not out.exists()
@@ -592,7 +593,8 @@ class TestResults:
         shutil.rmtree(out)
         out.write_text("what is in the way")
         file.append(self.row("e"))
-        with pytest.raises(OSError, match=rf"results.{suffix}: Not a directory for the last 1 rows; start again"):
+        told = rf"results.{suffix}: Not a directory for the last 1 rows; mend it and start again"
+        with pytest.raises(OSError, match=told):
             file.close()
 
     @pytest.mark.parametrize("left", [0, 2, 2.5])

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +170,7 @@ class Results:
         if there != self._end:
             os.ftruncate(self._file.fileno(), self._end)
         self._waiting: list[bytes] = []
-        #: Why rows wait.
+        #: Why rows wait, or waited last.
         self._why = ""
         if not self._end:
             self._write()
@@ -217,15 +216,14 @@ class Results:
             self._go_on()
             header = b"" if self._end else _header(as_json=self._as_json)
             lines = header + b"".join(self._waiting)
-            self._why = "" if self._file.write(lines) == len(lines) else NO_ROOM
+            if self._file.write(lines) == len(lines):
+                self._end += len(lines)
+                self._waiting.clear()
+                return
+            self._why = NO_ROOM
+            os.ftruncate(self._file.fileno(), self._end)  # a full disk took a part
         except OSError as error:
             self._why = NO_ROOM if error.errno == errno.ENOSPC else error.strerror or str(error)
-        if not self._why:
-            self._end += len(lines)
-            self._waiting.clear()
-            return
-        with suppress(OSError):  # a full disk may have taken a part
-            os.ftruncate(self._file.fileno(), self._end)
         if len(self._waiting) == 1:
             logger.warning("%s: %s; rows wait in memory until they can be written", self.path, self._why)
 
@@ -256,7 +254,7 @@ class Results:
         lost = self.waiting
         self._file.close()
         if lost:
-            msg = f"{self.path}: {self._why} for the last {lost} rows; start again, they will be inspected anew"
+            msg = f"{self.path}: {self._why} for the last {lost} rows; mend it and start again, they are inspected anew"
             raise OSError(errno.ENOSPC, msg)
         if self._repeats:
             latest: dict[str, bytes] = {}

@@ -148,7 +148,10 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
                 ours = False
             if not ours:
                 lock = hold()
-            if not (folder / BELONGS).exists():
+            keep_note()
+
+        def keep_note() -> None:
+            if folder.is_dir() and not (folder / BELONGS).exists():
                 _note(folder, of)
 
         lock = hold()
@@ -158,4 +161,7 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
             _check(folder, of)
         else:
             _note(folder, of)
-        yield renew
+        try:
+            yield renew
+        finally:
+            keep_note()

@@ -5,8 +5,12 @@ from typing import Any
 import torch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.transform import get_exportable_transform
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+
+#: As torchvision keeps it: as it was given, or by name.
+BILINEAR = (InterpolationMode.BILINEAR, InterpolationMode.BILINEAR.value, Image.Resampling.BILINEAR)
 
 
 def _interpolation_weights(size_in: int, size_out: int, like: torch.Tensor) -> torch.Tensor:
@@ -27,8 +31,7 @@ def _exportable(transform: Transform | None) -> Transform | None:
         return Compose([_exportable(part) for part in transform.transforms])
     if not isinstance(transform, Resize) or isinstance(transform, AntialiasedResize) or not transform.antialias:
         return transform
-    bilinear = InterpolationMode(transform.interpolation) is InterpolationMode.BILINEAR
-    if bilinear and transform.size and len(transform.size) == 2:
+    if transform.interpolation in BILINEAR and transform.size and len(transform.size) == 2:
         return AntialiasedResize(transform.size)
     msg = f"pre_processor: exports cannot do {transform}; take AntialiasedResize([height, width]), or antialias=False"
     raise ValueError(msg)
