@@ -134,17 +134,17 @@ class TestFeatureI3AD(ModelTester):
             drawn = model.features_in(model.initial_inpainting(scene))
             error = model.features_in(scene) - drawn
             before, after = (values * model.std + model.mean for values in (model.features_in(scene), drawn))
-            distance = model.errors(error)
+            sizes = model.errors(error)
         parts = (slice(40), slice(40, None))
         for layer, part in enumerate(parts):
             mean = (1 - torch.cosine_similarity(before[:, part], after[:, part])).mean().item()
             assert model.usual_cosine[0, layer].item() == pytest.approx(mean, rel=1e-3)
-        by_layer = [measured(error[:, part])(error[:, part]) for part in parts]
-        np.testing.assert_allclose(distance, (40 * by_layer[0] + 100 * by_layer[1]) / 140, rtol=0.02)
-        assert distance.mean().item() == pytest.approx(1, rel=1e-3)
+        for layer, part in enumerate(parts):
+            np.testing.assert_allclose(sizes[:, layer], measured(error[:, part])(error[:, part])[:, 0], rtol=0.02)
+            assert sizes[:, layer].mean().item() == pytest.approx(1, rel=1e-3)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         for part in parts:
-            by_hand = mahalanobis(error[:, part].double().numpy())
+            by_hand = sizes_by_hand(error[:, part].double().numpy())
             np.testing.assert_allclose(measured(error[:, part])(error[:, part])[:, 0], by_hand, rtol=0.02)
 
     def test_the_backbone_keeps_its_features_and_needs_its_weights_only_once(self, fitted, monkeypatch) -> None:
@@ -190,8 +190,8 @@ def measured(error: torch.Tensor) -> UsualError:
     return usual
 
 
-def mahalanobis(error: np.ndarray) -> np.ndarray:
-    """Squared distances ``(N, h, w)`` of errors ``(N, C, h, w)`` of a layer, in float64, from the text of the card."""
+def sizes_by_hand(error: np.ndarray) -> np.ndarray:
+    """Sizes ``(N, h, w)`` of errors ``(N, C, h, w)`` of a layer, in float64, from the text of the card."""
     n, _, height, width = error.shape
     of_one_size = error / np.sqrt(np.square(error).mean(axis=(0, 2, 3), keepdims=True))
     flat = of_one_size.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
@@ -203,10 +203,10 @@ def mahalanobis(error: np.ndarray) -> np.ndarray:
     covariance = (n * products + 30 * products.mean(axis=0)) / (n + 30)
     found = []
     for block, matrix in zip(blocks, covariance, strict=True):
-        floor = 0.05 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-        found.append((block * np.linalg.solve(matrix + floor, block.T).T).sum(axis=1))
-    distance = np.stack(found) / np.mean(found)
-    return distance.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
+        floor = 0.4 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+        found.append(np.square(np.linalg.solve(matrix + floor, block.T)).sum(axis=0))
+    sizes = np.stack(found) / np.mean(found)
+    return sizes.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
 
 
 @pytest.fixture
@@ -258,13 +258,13 @@ class TestCells:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
-        cosines, error = 1, 0
+        cosines, errors = 1, 1
         for layer, part in enumerate((slice(40), slice(40, 152))):
-            error += model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0] * (40, 100)[layer] / 140
+            errors *= model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0]
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
             cosines *= (1 - torch.cosine_similarity(one, other)) / usual
-        by_hand = (cosines ** (1 / 2) * error**2) ** (1 / 3)
+        by_hand = (cosines * errors**2) ** (1 / 6)
         torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
@@ -285,7 +285,7 @@ class TestUsualError:
     """Against a Gaussian field whose covariance differs from block to block."""
 
     @pytest.mark.parametrize("channels", [5, 120])
-    def test_is_the_mahalanobis_distance(self, channels: int, monkeypatch) -> None:
+    def test_is_the_error_divided_by_its_covariance(self, channels: int, monkeypatch) -> None:
         torch.manual_seed(0)
         mixing = torch.randn(2, 3, channels, channels).repeat_interleave(2, 0).repeat_interleave(2, 1)
         error = torch.einsum("nchw,hwcd->ndhw", torch.randn(40, channels, 4, 6), mixing)
@@ -293,19 +293,19 @@ class TestUsualError:
         assert rounded.mean().item() == pytest.approx(1, rel=1e-4)
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         usual = measured(error)
-        expected = mahalanobis(error.double().numpy())
-        distance = usual(error)
-        assert 0 < (rounded / distance - 1).std() < 0.01
-        np.testing.assert_allclose(distance[:, 0], expected, rtol=1e-3)
-        assert distance.mean().item() == pytest.approx(1, rel=1e-4)
-        torch.testing.assert_close(usual(error[3:4]), distance[3:4])
+        expected = sizes_by_hand(error.double().numpy())
+        sizes = usual(error)
+        assert 0 < (rounded / sizes - 1).std() < 0.01
+        np.testing.assert_allclose(sizes[:, 0], expected, rtol=1e-3)
+        assert sizes.mean().item() == pytest.approx(1, rel=1e-4)
+        torch.testing.assert_close(usual(error[3:4]), sizes[3:4])
 
     def test_an_error_against_the_correlation_counts_more(self) -> None:
         error = torch.randn(500, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.ones(1, 2, 1, 1)
         usual = measured(error)
         along, against = (usual(torch.tensor([1.0, sign]).reshape(1, 2, 1, 1).expand(1, 2, 2, 2)) for sign in (1, -1))
-        # variances 2 and 0 of the components, and a twentieth of their mean on both
-        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), 2.05 / 0.05), rtol=0.01, atol=0)
+        # variances 2 and 0 of the components, and 0.4 of their mean on both
+        torch.testing.assert_close(against / along, torch.full((1, 1, 2, 2), (2.4 / 0.4) ** 2), rtol=0.01, atol=0)
 
 
 class TestGuardMargin:

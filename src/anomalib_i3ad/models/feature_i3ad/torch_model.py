@@ -157,11 +157,9 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def errors(self, error: torch.Tensor) -> torch.Tensor:
-        """Squared Mahalanobis distances ``(N, 1, h, w)`` of errors of features ``(N, C, h, w)``; usually 1."""
+        """Sizes ``(N, L, h, w)`` of errors of features ``(N, C, h, w)``, one channel for each layer; usually 1."""
         layers = zip(self.usual_errors, error.split(self.features.channels, dim=1), strict=True)
-        # in one Gaussian of all layers each would count by its components, too
-        weighted = [usual.kept * usual(of_layer) for usual, of_layer in layers]
-        return torch.cat(weighted, dim=1).sum(dim=1, keepdim=True) / sum(usual.kept for usual in self.usual_errors)
+        return torch.cat([usual(of_layer) for usual, of_layer in layers], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1."""
@@ -169,9 +167,10 @@ class FeatureI3ADModel(IterativeModel):
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
         # what is expected is usually as large as what is usual
         cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
+        errors = self.errors(self.features_in(scene) - drawn)
         # the power of each, not of their product, which would be too large for half precision
-        cosine = cosines.pow((1 - ERROR_SHARE) / len(directions)).prod(dim=1, keepdim=True)
-        residual = cosine * self.errors(self.features_in(scene) - drawn).pow(ERROR_SHARE)
+        powers = cosines.pow((1 - ERROR_SHARE) / len(directions)) * errors.pow(ERROR_SHARE / len(directions))
+        residual = powers.prod(dim=1, keepdim=True)
         return residual, residual
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

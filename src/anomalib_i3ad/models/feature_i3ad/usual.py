@@ -14,14 +14,15 @@ BLOCK = 2
 #: In the covariance of a block, the mean over all blocks counts as much as so many images.
 PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
-FLOOR = 0.05
+FLOOR = 0.4
 
 
 class UsualError(nn.Module):
-    """Squared Mahalanobis distance of a layer's errors from zero, by what is usual in their block of cells; usually 1.
+    """Size of a layer's errors by what is usual in their block of cells: ``|C^-1 e|^2``, usually 1.
 
-    PaDiM (Defard et al., ICPR 2021, section III-B) asks this of features themselves, cell by cell. Here a covariance is
-    that of the errors' principal components in a block.
+    C is the covariance of the errors' principal components in a block. PaDiM (Defard et al., ICPR 2021, section III-B)
+    takes ``e^T C^-1 e`` of features themselves, cell by cell. Here what varies least, and where, counts more than that:
+    it tells normal from anomalous best (Rippel et al., ICPR 2020, on features of whole images).
 
     Args:
         channels: Features of the layer.
@@ -51,15 +52,15 @@ class UsualError(nn.Module):
         return values.reshape(len(self.whitening), BLOCK * BLOCK * n, -1)
 
     def forward(self, error: torch.Tensor) -> torch.Tensor:
-        """Map errors of features ``(N, C, h, w)`` to distances ``(N, 1, h, w)``."""
+        """Map errors of features ``(N, C, h, w)`` to sizes ``(N, 1, h, w)``."""
         n, _, h, w = error.shape
         blocks, half = self.in_blocks(self.components_of(error)), self.kept // 2
         # below its diagonal the whitening is 0: a quarter of it need not be stored, nor read from memory, which takes
         # longer than the products
         upper = torch.matmul(blocks[..., :half], self.whitening[:, :half, :half])
-        distance = upper.square().sum(dim=-1) + torch.matmul(blocks, self.whitening[..., half:]).square().sum(dim=-1)
-        distance = distance.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
-        return distance.reshape(n, 1, h, w)
+        size = upper.square().sum(dim=-1) + torch.matmul(blocks, self.whitening[..., half:]).square().sum(dim=-1)
+        size = size.reshape(h // BLOCK, w // BLOCK, BLOCK, BLOCK, n).permute(4, 0, 2, 1, 3)
+        return size.reshape(n, 1, h, w)
 
     def set_components(self, products: torch.Tensor) -> None:
         """Set the components.
@@ -84,10 +85,11 @@ class UsualError(nn.Module):
         covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
+        squared = covariance @ covariance
         # components of one size, and with it all that is in a column: then 8 bits are enough
-        size = covariance.mean(dim=0).diagonal().sqrt()
-        # of the factor L of C = L L^T: e^T C^-1 e = |e^T L^-T|^2
-        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(covariance)).transpose(1, 2)
+        size = squared.mean(dim=0).diagonal().sqrt()
+        # of the triangular factor L of C^2 = L L^T: |C^-1 e|^2 = |e^T L^-T|^2
+        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(squared)).transpose(1, 2)
         self.whitening.copy_(round_to_eight_bits(whitening))
         rounded = self.whitening.cpu().double()
         usual = (rounded * (products / size / size[:, None] @ rounded)).sum(dim=(1, 2)).mean()
