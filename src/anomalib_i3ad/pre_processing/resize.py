@@ -73,4 +73,4 @@ class AntialiasedResize(Resize):
             return tv_tensors.wrap(self.transform(inpt.as_subclass(torch.Tensor), params), like=inpt)
         rows = _interpolation_weights(inpt.shape[-2], height, inpt)
         columns = _interpolation_weights(inpt.shape[-1], width, inpt)
-        return torch.matmul(rows, torch.matmul(inpt, columns.transpose(0, 1)))
+        return torch.matmul(torch.matmul(rows, inpt), columns.transpose(0, 1))
