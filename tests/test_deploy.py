@@ -261,7 +261,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
     def test_an_image_that_shrinks_keeps_its_mean(self) -> None:
         fine, small = np.zeros((64, 64, 3), np.uint8), make_pixels(16, 16)
         fine[:, ::4] = 240
-        assert (fitted(fine, (16, 16)) == 60).all()
+        for size in ((16, 16), (64, 16), (80, 16)):
+            assert (fitted(fine, size) == 60).all()
+            assert (fitted(fine.transpose(1, 0, 2), size[::-1]) == 60).all()
         assert np.array_equal(fitted(small, (64, 64)), cv2.resize(small, (64, 64), interpolation=cv2.INTER_LINEAR))
 
     def test_does_not_depend_on_its_files_once_it_is_read(self, exported: Path, tmp_path: Path) -> None:
@@ -492,6 +494,16 @@ class TestDecoding:
         assert np.abs(decoding.decode(data).astype(int) - pixels).max() < 30
         with pytest.raises(ImageError, match="incomplete JPEG"):  # whatever a preview or comment may hold
             decoding.decode(data[:-2])
+
+    def test_a_file_that_changes_is_checked_again(self, tmp_path: Path) -> None:
+        path = tmp_path / "part.png"
+        for depth in (np.uint8, np.uint16):
+            cv2.imwrite(str(path), np.full((8, 8), 200, depth))
+            os.utime(path, ns=(0, np.dtype(depth).itemsize))
+            if depth is np.uint8:
+                check_readable(str(path))
+        with pytest.raises(ValueError, match=r"part\.png: gray values"):
+            check_readable(str(path))
 
     @pytest.mark.parametrize("big", [False, True])
     def test_a_tiff_of_several_pages_is_refused(self, exported: Path, tmp_path: Path, big: bool) -> None:

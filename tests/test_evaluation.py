@@ -65,7 +65,11 @@ class TestJobs:
         assert all(job["trainer"] == {"accelerator": "cpu"} for job in found)
 
     def test_sections_follow_each_other(self) -> None:
-        single = {"model": {"class_path": "C"}, "data": {"class_path": "a"}, "seed": 7}
+        single = {
+            "model": {"class_path": "C", "init_args": {}},
+            "data": {"class_path": "a", "init_args": {}},
+            "seed": 7,
+        }
         found = jobs_of({"accelerator": "cpu", "benchmark": [self.CONFIG["benchmark"], single]})
         assert found[:-1] == jobs_of(self.CONFIG)
         assert found[-1] == {**single, "trainer": {"accelerator": "cpu"}}
@@ -96,6 +100,15 @@ class TestJobs:
         for arguments, name in (({"category": "a", "name": "b"}, "a"), ({"name": "b"}, "b"), ({}, "Folder")):
             assert category_of({"data": {"class_path": "anomalib.data.Folder", "init_args": arguments}}) == name
 
+    def test_arguments_may_be_left_empty(self) -> None:
+        empty, without = (
+            jobs_of(
+                {"benchmark": {"model": {"class_path": "Padim", **of}, "data": {"class_path": "MVTec", **of}}}, Path()
+            )
+            for of in ({"init_args": None}, {})
+        )
+        assert key_of(empty[0]) == key_of(without[0])
+
     def test_says_that_thresholds_come_from_test_images(self) -> None:
         accuracy, calibrated = Accuracy(*[0.5] * 5, 1, 1, 1, 1), SimpleNamespace(image_min=0, pixel_min=0)
         assert list(notes_on(accuracy, calibrated, 0)) == []
@@ -104,7 +117,11 @@ class TestJobs:
     def test_without_test_images_nothing_is_trained(self, texture_root: Path, tmp_path: Path) -> None:
         good = next(texture_root.rglob("train/good"))
         data = {"name": "parts", "normal_dir": str(good), "test_split_mode": "none", "val_split_mode": "from_train"}
-        job = {"model": {"class_path": "SsimAe"}, "data": {"class_path": "Folder", "init_args": data}, "seed": 0}
+        job = {
+            "model": {"class_path": "SsimAe", "init_args": {}},
+            "data": {"class_path": "Folder", "init_args": data},
+            "seed": 0,
+        }
         with pytest.raises(ValueError, match="Folder has no test images: see its test_split_mode"):
             run_job({**job, "trainer": {}}, tmp_path)
 
@@ -152,7 +169,7 @@ class TestJobs:
         own = {"model": {"class_path": "anomalib_i3ad.I3AD", "init_args": {"width": 4}}, "seed": 7}
         assert arguments_of(own) == {"seed": 7, "width": 4}
         assert arguments_of({**own, "model": {**own["model"], "init_args": {"seed": 1}}}) == {"seed": 1}
-        assert arguments_of({"model": {"class_path": "Padim"}, "seed": 7}) == {}
+        assert arguments_of({"model": {"class_path": "Padim", "init_args": {}}, "seed": 7}) == {}
 
     def test_a_datamodule_gets_its_arguments_as_they_are(self) -> None:
         arguments = {"image_size": 96, "train_count": 20}
@@ -166,7 +183,7 @@ class TestJobs:
 
         monkeypatch.setattr(jobs, "get_model", stop)
         with pytest.raises(KeyboardInterrupt):
-            jobs.run_job({"model": {"class_path": "Padim"}, "seed": 7}, tmp_path)
+            jobs.run_job({"model": {"class_path": "Padim", "init_args": {}}, "seed": 7}, tmp_path)
         assert torch.initial_seed() == 7
 
     @pytest.mark.parametrize(("image", "pixel", "notes"), [(0, 0, 0), (-1, 0, 1), (0, -1, 1)])
@@ -323,6 +340,14 @@ class TestBenchmark:
         assert rows["key"].is_unique
         assert set(rows["commit"]) == {"0123456"}  # not the number 123456
         assert rows["false_alarms"].dtype == int
+
+    def test_a_job_named_twice_runs_once(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        section = yaml.safe_load(config.read_text())["benchmark"]
+        config.write_text(yaml.safe_dump({"benchmark": [section, section]}))
+        ran: list[str] = []
+        monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: ran.append(key_of(job)) or self.row(job))
+        assert benchmark.run(config, tmp_path / "out", Console()) == 0
+        assert len(ran) == len(set(ran)) == 6
 
     def test_an_interruption_loses_no_row(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         count = iter(range(9))

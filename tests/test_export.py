@@ -18,7 +18,7 @@ from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.models import Padim
 from torch import nn
-from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2 import RandomInvert, Resize
 
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.components.loops import repeat_active
@@ -31,7 +31,7 @@ from anomalib_i3ad.export.images import training_images
 from anomalib_i3ad.export.quantization import quantize
 from anomalib_i3ad.export.storage import LARGE, store_small
 from anomalib_i3ad.export.to_openvino import convert, describe_for_runtimes
-from conftest import take_traced
+from conftest import TINY, take_traced
 from model_tester import OPENVINO, check_export, make_images, set_usual, weights_of
 from test_deploy import brightness
 
@@ -155,16 +155,22 @@ def test_compares_with_what_the_engine_gives(untrained: I3AD, exported: Path) ->
     assert shown < 1e-5 < np.abs(run(exported, image.numpy())["pred_score"] - expected.numpy()).max() <= off + 1e-6
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.01])
-def test_warns_of_a_graph_that_differs(shift: float, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("shift", "compressed", "warns"), [(0.0, False, False), (0.01, False, True), (0.01, True, False), (0.3, True, True)]
+)
+def test_warns_of_a_graph_that_differs(
+    shift: float, compressed: bool, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And of a compressed one if labels do."""
+
     def module(image: torch.Tensor) -> InferenceBatch:
         score = image.mean(dim=(1, 2, 3))
         return InferenceBatch(score, score > 0.5, anomaly_map=image, pred_mask=image)
 
     model = SimpleNamespace(pre_processor=None, model=module, post_processor=None)
-    report = compare(model, brightness(shift), [torch.full((1, 3, 8, 8), 0.25)])
+    report = compare(model, brightness(shift), [torch.full((1, 3, 8, 8), 0.25)], compressed=compressed)
     assert report["agreement_with_torch"]["score"] == pytest.approx(shift, abs=1e-6)
-    assert ("The exported graph differs from the model: scores by 1.0e-02" in caplog.text) == (shift > 0)
+    assert (f"The exported graph differs from the model: scores by {shift:.1e}" in caplog.text) == warns
 
 
 def test_model_api_is_told_what_the_graph_does(untrained: I3AD) -> None:
@@ -175,6 +181,15 @@ def test_model_api_is_told_what_the_graph_does(untrained: I3AD) -> None:
         "image_threshold": "0.5", "pixel_threshold": "0.5", "normalization_scale": "1.0", "resize_type": "standard",
         "reverse_input_channels": "False", "orig_height": "48", "orig_width": "64",
     }  # fmt: skip
+
+
+def test_training_images_are_as_they_are_taken(texture_root: Path) -> None:
+    """Augmentations are for training."""
+    plain, other = (
+        training_images(Textures(texture_root, **TINY, train_augmentations=augmentations), 2, None)
+        for augmentations in (None, RandomInvert(1.0))
+    )
+    assert all(torch.equal(one, two) for one, two in zip(plain, other, strict=True))
 
 
 def test_training_images_are_spread_over_the_set(textures: Textures) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomInvert
 
 from anomalib_i3ad import FeatureI3AD, Textures
@@ -74,6 +74,16 @@ class TestFeatureI3AD(ModelTester):
         images = torch.stack([textures.train_data[index].image for index in range(8)])
         expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
         torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)
+
+    def test_trains_in_every_epoch_where_worker_processes_stay(self, textures: Textures) -> None:
+        textures.setup()
+        settings = {"num_workers": 1, "persistent_workers": True}
+        loader = DataLoader(Subset(textures.train_data, range(4)), 2, collate_fn=ImageBatch.collate, **settings)
+        model, seen = FeatureI3AD(**TINY, visualizer=False), []
+        draw = model.step_rng
+        model.step_rng = lambda: seen.append(model.current_epoch) or draw()
+        make_engine(max_epochs=2).fit(model, loader, textures.val_dataloader())
+        assert seen == [0, 0, 1, 1]
 
     def test_is_not_calibrated_before_it_was_fitted(self, textures: Textures) -> None:
         with pytest.raises(ValueError, match="was not fitted to its end"):

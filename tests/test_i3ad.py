@@ -58,7 +58,7 @@ class TestI3AD(ModelTester):
         data, settings = textures.train_data, {"num_workers": 1, "persistent_workers": True}
         loader = DataLoader(data, 2, collate_fn=ImageBatch.collate, **settings)
         model = I3AD.load_from_checkpoint(fitted[1], mask_quantile=0.5, visualizer=False)
-        make_engine(limit_val_batches=2).validate(model, dataloaders=loader, verbose=False)
+        make_engine(limit_val_batches=2).validate(model, dataloaders=[loader], verbose=False)
         images = torch.stack([data[index].image.as_subclass(torch.Tensor) for index in range(4)])
         assert model.model.mask_threshold.item() == pytest.approx(median_residual(model, images), rel=1e-5)
         assert model.post_processor.normal_images == 4

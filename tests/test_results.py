@@ -477,7 +477,7 @@ def test_again_keeps_a_table_that_another_program_saved(
     (out / "results.csv").write_bytes(saved)
     assert command_line.main(arguments) == 2
     assert command_line.main([*arguments, "--again"]) == 0
-    assert (out / "results.csv.bad").read_bytes() == saved
+    assert (out / "results.csv.1.bad").read_bytes() == saved
     assert "results.csv: has other columns" in capfd.readouterr().err
     assert len(read_rows(out, "csv")) == 5
 

@@ -78,7 +78,12 @@ def test_photographs_train_and_test_on_disjoint_regions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"category": "silk"}, "'silk' must be one of 'fabric'"), ({"image_size": 32}, "from 64 to 192")],
+    [
+        ({"category": "silk"}, "'silk' must be one of 'fabric'"),
+        ({"image_size": 32}, "image_size 32 must be a whole number >= 64 and <= 192"),
+        ({"image_size": 96.5}, "image_size 96.5 must be a whole number"),
+        ({"train_count": -1}, "train_count -1 must be"),
+    ],
 )
 def test_bad_arguments_are_refused_by_name(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -195,12 +195,13 @@ class TestStrip:
             "anomaly_map": torch.rand(64, 64),
         }
         paths = [f"fabric/{name}" for name in ("part.jpg", "part.bmp", "part.png")] + ["monday/fabric/part.jpg"]
+        paths.append("fabric/part.jpg_1.png")  # what the one before it got
         batch = [ImageItem(image=make_images(1, 64, 64)[0], image_path=path, **found) for path in paths]
         visualizer = FilmStripVisualizer(tmp_path)
         for _ in range(2):
             visualizer.on_test_batch_end(SimpleNamespace(), untrained, None, batch)
             names = {path.name for path in tmp_path.rglob("*.*")}
-            assert names == {"part.jpg.png", "part.bmp.png", "part.png", "part.jpg_1.png"}
+            assert names == {"part.jpg.png", "part.bmp.png", "part.png", "part.jpg_1.png", "part.jpg_1_1.png"}
 
     def test_refuses_models_that_do_not_iterate(self) -> None:
         item = ImageItem(image=torch.zeros(3, 32, 32))

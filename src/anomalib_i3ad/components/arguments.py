@@ -63,7 +63,7 @@ def sides_of(name: str, size: Any) -> tuple[int, int]:
     height, width = sides
     for side in (height, width):
         check_count(name, side)
-    return height, width
+    return int(height), int(width)  # of NumPy's, too
 
 
 def check_own_size(height: int, width: int, own: tuple[int, int]) -> None:

@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 import skimage
 
+from anomalib_i3ad.components.arguments import check_choice, check_count, check_range
+
 from .defects import DEFECTS
 from .fabric import Fabric, YarnDefect, smooth_noise
 from .mvtec import MVTec
@@ -58,12 +60,10 @@ class Textures(MVTec):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if category not in get_args(Category):
-            msg = f"category {category!r} must be one of {', '.join(map(repr, get_args(Category)))}"
-            raise ValueError(msg)
-        if not 64 <= image_size <= 192:
-            msg = f"image_size {image_size} must be from 64 to 192 pixels"
-            raise ValueError(msg)
+        check_choice("category", category, get_args(Category))
+        check_range("image_size", image_size, at_least=64, at_most=192, whole=True)
+        check_count("train_count", train_count)
+        check_count("test_count", test_count)
         folder = Path(root) / f"{image_size}px_{train_count}+{test_count}_seed{seed}"
         super().__init__(root=folder, category=category, seed=seed, **kwargs)
         self.image_size = image_size

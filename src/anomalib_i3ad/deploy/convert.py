@@ -10,7 +10,18 @@ import openvino as ov
 
 from .drawn_images import drawn_images
 from .engine import fitted
-from .graph import FP32, OUTPUTS, ModelError, fixed_size, in_form, read_model, save_model, served_path, takes_bytes
+from .graph import (
+    FP32,
+    OUTPUTS,
+    ModelError,
+    fixed_size,
+    in_form,
+    read_model,
+    reason_of,
+    save_model,
+    served_path,
+    takes_bytes,
+)
 from .progress import say
 
 
@@ -105,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = difference(read_model(chosen.model), model)
         save_model(model, out)
     except (ModelError, ValueError, OSError, RuntimeError) as error:
-        say(f"anomalib-i3ad convert: {str(error).strip().splitlines()[-1]}")
+        say(f"anomalib-i3ad convert: {reason_of(error)}")
         return 2
     say(
         f"{out}: score and map differ from {chosen.model} by at most {found.largest:.1e}, "

@@ -152,7 +152,8 @@ def decode(data: bytes) -> np.ndarray:
     gray = image.ndim == 2
     if image.dtype != np.uint8:
         if gray or image.dtype != np.uint16:
-            msg = "gray values of more than 8 bits, which training does not take; convert to 8 bits, here and there"
+            what = "gray values of more than 8 bits" if gray else "colours of neither 8 nor 16 bits"
+            msg = f"{what}, which training does not take; convert to 8 bits, here and there"
             raise ImageError(msg)
         image = (image // 256).astype(np.uint8)
     if not gray:

@@ -22,6 +22,7 @@ from .graph import (
     new_core,
     one_at_a_time,
     read_model,
+    reason_of,
     thresholds_of,
     with_details,
     with_image_input,
@@ -99,8 +100,9 @@ def fitted(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     if size in {None, image.shape[:2]}:
         return image
     height, width = size
-    shrinks = width < image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shrunk = (min(width, image.shape[1]), min(height, image.shape[0]))
+    image = cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA)  # which would not interpolate where a side grows
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 class Inspector:
@@ -154,7 +156,7 @@ class Inspector:
         try:
             self._compiled = core.compile_model(one_at_a_time(graph), device, config)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = reason_of(error)
             msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops: anomalib-i3ad convert --unroll"
             raise ModelError(msg) from error
         shape = self._compiled.input(0).get_partial_shape()
@@ -205,7 +207,7 @@ class Inspector:
             request.start_async({0: image[None]}, share_inputs=True)
         except RuntimeError as error:
             self._free.append(request)
-            msg = f"inference cannot start: {str(error).strip().splitlines()[-1]}"
+            msg = f"inference cannot start: {reason_of(error)}"
             raise ImageError(msg) from error
         return Ticket([request], image, time.perf_counter())
 
@@ -240,7 +242,7 @@ class Inspector:
                 )
                 raise ImageError(msg)
         except RuntimeError as error:
-            raise ImageError(str(error).strip().splitlines()[-1]) from error
+            raise ImageError(reason_of(error)) from error
         finally:
             self._free.append(request)
         return Inspection(

@@ -26,6 +26,11 @@ class ModelError(Exception):
     """A model file that cannot be used; the message names the file and says what would be right."""
 
 
+def reason_of(error: Exception) -> str:
+    """What an error of OpenVINO's is about: its last line, behind those that say where in its code."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 def weights_digest(path: Path) -> str:
     """SHA-256 of the file of weights that belongs to ``path``, an ``.xml`` file."""
     return hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
@@ -68,7 +73,7 @@ def read_model(path: str | Path) -> ov.Model:
     try:
         model = new_core().read_model(path)
     except RuntimeError as error:
-        msg = f"{path}: OpenVINO cannot read it ({str(error).strip().splitlines()[-1]}); export the model again"
+        msg = f"{path}: OpenVINO cannot read it ({reason_of(error)}); export the model again"
         raise ModelError(msg) from error
     names = {name for output in model.outputs for name in output.get_names()}
     if len(model.inputs) != 1 or not set(OUTPUTS) <= names:

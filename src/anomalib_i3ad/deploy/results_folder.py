@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,8 +69,9 @@ def _pictures_of(folder: Path, name: str) -> list[str]:
     except ValueError as error:
         if not (folder / BELONGS).exists():
             raise
-        (folder / name).replace(folder / f"{name}.bad")
-        logger.warning("%s; it is kept as %s.bad", error, name)
+        aside = next(bad for n in count(1) if not (bad := folder / f"{name}.{n}.bad").exists())
+        (folder / name).replace(aside)
+        logger.warning("%s; it is kept as %s", error, aside.name)
         return []
 
 

@@ -189,9 +189,8 @@ def watched_frames(
                 yield Frame(name, partial(read_image, path), stamp)
             began += time.monotonic() - now  # reading and inspecting it is no part of the look
         rest = max(POLL, RESTS * (time.monotonic() - began))
-        if not counts[UNREADABLE]:  # or a disk that was away for a while would be inspected anew
-            for known in (taken, seen):
-                _forget(known, there)
+        for known in (taken, seen):
+            _forget(known, there)
         passed.clear()
         passed.update(+counts)
         yield None

@@ -88,6 +88,7 @@ def run(config: Path, out: Path, console: Console) -> int:
             failed.append(f"{title}: {type(error).__name__}: {error}")
             continue
         add_row(results, row)
+        done.add(row["key"])
         console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
     rows = read_rows(results)
     own = rows[rows["key"].isin(keys)]
@@ -110,11 +111,11 @@ def time_again(config: Path, out: Path, console: Console) -> int:
     rows = read_rows(results)
     for job in read_jobs(config):
         try:
-            row = rows["key"] == key_of(job)
-            if not row.any():
+            of_job = rows["key"] == key_of(job)
+            if not of_job.any():
                 console.print(f"{title_of(job)}: no row of these arguments and versions")
                 continue
-            before, checkpoint, note = rows.loc[row, ["milliseconds", "checkpoint", "note"]].iloc[0]
+            before, checkpoint, note = rows.loc[of_job, ["milliseconds", "checkpoint", "note"]].iloc[0]
             cost = time_job(job, out / checkpoint)
         except Exception as error:
             logger.exception("%s cannot be timed", title_of(job))
@@ -123,7 +124,7 @@ def time_again(config: Path, out: Path, console: Console) -> int:
             continue
         note = "; ".join(part for part in note.split("; ") if part != NOT_TIMED)
         for name, value in {**cost._asdict(), "note": note}.items():
-            rows[name] = rows[name].mask(row, value)
+            rows[name] = rows[name].mask(of_job, value)
         write_rows(results, rows)
         console.print(f"{title_of(job)}: {cost.milliseconds:.1f} ms (before: {before:.1f})")
     return failed

@@ -69,6 +69,7 @@ def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
             if not _has_class(job.get(part)):
                 msg = f"{part}: {job.get(part)} has no class_path"
                 raise ValueError(msg)
+            job[part] = job[part] | {"init_args": job[part].get("init_args") or {}}
     return sorted(jobs, key=lambda job: json.dumps(job["data"], sort_keys=True))
 
 

@@ -43,7 +43,7 @@ def key_of(job: dict[str, Any]) -> str:
     whole = {
         **job,
         "model": [job["model"]["class_path"], model_arguments(job)],
-        "data": [job["data"]["class_path"], defaults_of(data_class(job)) | job["data"].get("init_args", {})],
+        "data": [job["data"]["class_path"], defaults_of(data_class(job)) | job["data"]["init_args"]],
         "versions": [__version__, version("anomalib")],
     }
     digest = hashlib.sha256(as_json(whole).encode()).hexdigest()[:8]
@@ -67,7 +67,7 @@ def title_of(job: dict[str, Any]) -> str:
 
 def category_of(job: dict[str, Any]) -> str:
     """Category of a job's images, or the name of their data set."""
-    arguments = job["data"].get("init_args", {})
+    arguments = job["data"]["init_args"]
     return str(arguments.get("category") or arguments.get("name") or class_name(job["data"]))
 
 
@@ -84,7 +84,7 @@ def data_class(job: dict[str, Any]) -> Any:
 def datamodule_of(job: dict[str, Any]) -> AnomalibDataModule:
     """The datamodule of a job."""
     # get_datamodule would make two numbers of an image_size, whatever the class takes
-    return data_class(job)(**job["data"].get("init_args", {}))
+    return data_class(job)(**job["data"]["init_args"])
 
 
 def listed(job: dict[str, Any]) -> AnomalibDataModule:
@@ -115,7 +115,7 @@ def model_arguments(job: dict[str, Any]) -> dict[str, Any]:
 def arguments_of(job: dict[str, Any]) -> dict[str, Any]:
     """Arguments of a job's model; one that draws by a seed of its own takes the job's, unless it is given another."""
     seeded = {"seed": job["seed"]} if "seed" in signature(model_class(job)).parameters else {}
-    return seeded | job["model"].get("init_args", {})
+    return seeded | job["model"]["init_args"]
 
 
 def _git(*arguments: str) -> str:

@@ -30,7 +30,7 @@ def model_class(path: str) -> type[AnomalibModule]:
     """
     try:
         found = class_at(path)
-    except (ModuleNotFoundError, AttributeError):
+    except (ModuleNotFoundError, AttributeError, TypeError):  # the last of a relative one
         found = None
     is_model = isinstance(found, type) and issubclass(found, AnomalibModule)
     if not is_model:
@@ -102,7 +102,7 @@ def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:
         elif isinstance(error, TypeError):
             reason = f"its arguments are another model's ({str(error).rpartition(' got ')[2]})"
         else:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = f"--ckpt_path {checkpoint}: cannot be loaded as {cls.__name__}: {reason}"
         raise ValueError(msg) from error
     return model.eval()

@@ -1,5 +1,7 @@
 """Images that a graph is calibrated and checked on."""
 
+from copy import copy
+
 import torch
 from anomalib.data import AnomalibDataModule
 from torch.nn import functional as F
@@ -19,7 +21,8 @@ def training_images(
     """
     datamodule.prepare_data()
     datamodule.setup("fit")
-    dataset = datamodule.train_data
+    dataset = copy(datamodule.train_data)
+    dataset.augmentations = None
     step = max(1, len(dataset) / most)
     images = []
     for item in (dataset[int(i * step)] for i in range(min(most, len(dataset)))):

@@ -183,7 +183,7 @@ def export(
     elif compression_type == CompressionType.INT8:
         model = compress_weights(model)
     model = graphs.in_form(store_small(on_demand(model)), half=compression_type == CompressionType.FP16)
-    agreement = compare(module, model, compared)
+    agreement = compare(module, model, compared, compressed=compression_type is not None)
     path = graphs.save_model(model, folder / f"{model_file_name}.xml")
     report = describe(module, path, compression_type, quantized) | agreement
     write_report(report, path.with_suffix(".json"))

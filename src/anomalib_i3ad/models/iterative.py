@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from copy import copy
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import CombinedLoader
 from torch import optim
 from torch.utils.data import DataLoader
 
@@ -21,6 +22,10 @@ WARM_UP = 0.05
 
 def first_batches(loader: Any, count: float) -> Iterator[Any]:
     """As many batches of a loader as the trainer takes; infinity of a stream, which must end by itself."""
+    if isinstance(loader, DataLoader):
+        # one of our own: with persistent workers a loader has a single iterator, which Lightning's loop holds
+        loader = copy(loader)
+        loader._iterator = None  # noqa: SLF001
     return islice(loader, None if math.isinf(count) else int(count))
 
 
@@ -62,19 +67,14 @@ class IterativeMixin(ReconstructionMixin):
         return list(optimizers), [optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
 
     def on_normal_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-        """Apply a measurement to the scenes of the normal validation images, batch by batch, in full precision."""
+        """Apply a measurement to the scenes of the normal validation images, batch by batch."""
         found = []
-        # a loader of its own: one with persistent workers has a single iterator, which Lightning's loop holds
-        loader: Any = self.trainer.val_dataloaders
-        if isinstance(loader, DataLoader):
-            loader = copy(loader)
-            loader._iterator = None  # noqa: SLF001
-        for batch in first_batches(loader, self.trainer.num_val_batches[0]):
+        loaders = CombinedLoader(self.trainer.val_dataloaders).flattened
+        for batch in chain(*map(first_batches, loaders, self.trainer.num_val_batches)):
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image
-                with torch.autocast(self.device.type, enabled=False):
-                    found.append(measure(self.model.scene_of(image)).cpu())
+                found.append(measure(self.model.scene_of(image)).cpu())
         return found
 
     def on_validation_epoch_start(self) -> None:

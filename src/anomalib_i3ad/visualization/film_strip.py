@@ -147,8 +147,8 @@ class FilmStripVisualizer(Visualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__()
         self.output_dir = output_dir
-        #: Images that would have the same name.
-        self._drawn: dict[Path, list[str | None]] = {}
+        #: The file of each strip: two images may have one name.
+        self._drawn: dict[tuple[Path, str | None], Path] = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -167,11 +167,13 @@ class FilmStripVisualizer(Visualizer):
             caption = caption_of(item, float(pl_module.post_processor.normalized_image_threshold))
             # beside part.jpg there may be a part.bmp, and beside monday/good/1.png a tuesday/good/1.png
             name = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
-            same = self._drawn.setdefault(name, [])
-            if item.image_path not in same:
-                same.append(item.image_path)
-            number = same.index(item.image_path)
-            film_strip_of(pl_module, item, caption).save(name.with_stem(f"{name.stem}_{number}") if number else name)
+            own, number = self._drawn.get((name, item.image_path), name), 0
+            if (name, item.image_path) not in self._drawn:
+                while own in self._drawn.values():
+                    number += 1
+                    own = name.with_stem(f"{name.stem}_{number}")
+                self._drawn[name, item.image_path] = own
+            film_strip_of(pl_module, item, caption).save(own)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """As :meth:`on_test_batch_end`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from anomalib.data import Batch
+from anomalib.data import AnomalibDataModule, Batch
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import optim
@@ -129,7 +129,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         # a datamodule may cut several items from one file, by whose path they would be kept
         if (
-            datamodule is not None
+            isinstance(datamodule, AnomalibDataModule)
             and datamodule.train_augmentations is None
             and datamodule.train_data.samples.image_path.nunique() == len(loader.dataset)
         ):
@@ -158,7 +158,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch)
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            with torch.no_grad():
                 found = measure(cells)
             totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
         if self.trainer.world_size == 1:
