@@ -85,6 +85,7 @@ STUDIES = {
             "PRIOR": [1e9],
             "COMPONENTS": [24, 48],
             "FLOOR": [0.1, 1e9],
+            "POWER": [1, 3],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],

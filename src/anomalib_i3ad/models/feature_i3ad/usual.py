@@ -15,6 +15,8 @@ BLOCK = 2
 PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
 FLOOR = 0.4
+#: Power of the covariance in the size of an error; 1 would be the squared Mahalanobis distance.
+POWER = 2
 
 
 class UsualError(nn.Module):
@@ -85,11 +87,11 @@ class UsualError(nn.Module):
         covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
-        squared = covariance @ covariance
+        power = torch.linalg.matrix_power(covariance, POWER)
         # components of one size, and with it all that is in a column: then 8 bits are enough
-        size = squared.mean(dim=0).diagonal().sqrt()
+        size = power.mean(dim=0).diagonal().sqrt()
         # of the triangular factor L of C^2 = L L^T: |C^-1 e|^2 = |e^T L^-T|^2
-        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(squared)).transpose(1, 2)
+        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(power)).transpose(1, 2)
         self.whitening.copy_(round_to_eight_bits(whitening))
         rounded = self.whitening.cpu().double()
         usual = (rounded * (products / size / size[:, None] @ rounded)).sum(dim=(1, 2)).mean()
