@@ -214,7 +214,8 @@ def sizes_by_hand(error: np.ndarray) -> np.ndarray:
     found = []
     for block, matrix in zip(blocks, covariance, strict=True):
         floor = 0.4 * np.trace(matrix) / len(matrix) * np.eye(len(matrix))
-        found.append(np.square(np.linalg.solve(matrix + floor, block.T)).sum(axis=0))
+        inverse = np.linalg.inv(matrix + floor)
+        found.append(np.square(inverse @ block.T).sum(axis=0) / np.trace(inverse))
     sizes = np.stack(found) / np.mean(found)
     return sizes.reshape(height // 2, width // 2, 2, 2, n).transpose(4, 0, 2, 1, 3).reshape(n, height, width)
 

@@ -20,11 +20,11 @@ POWER = 2
 
 
 class UsualError(nn.Module):
-    """Size of a layer's errors by what is usual in their block of cells: ``|C^-1 e|^2``, usually 1.
+    """Size of a layer's errors, ``|C^-1 e|^2`` by its mean in their block of cells; usually 1.
 
     C is the covariance of the errors' principal components in a block. PaDiM (Defard et al., ICPR 2021, section III-B)
-    takes ``e^T C^-1 e`` of features themselves, cell by cell. Here what varies least, and where, counts more than that:
-    it tells normal from anomalous best (Rippel et al., ICPR 2020, on features of whole images).
+    takes ``e^T C^-1 e`` of features themselves, cell by cell. Here components that vary least count more than that:
+    they tell normal from anomalous best (Rippel et al., ICPR 2020, on features of whole images).
 
     Args:
         channels: Features of the layer.
@@ -87,7 +87,9 @@ class UsualError(nn.Module):
         covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
         variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
         covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
-        power = torch.linalg.matrix_power(covariance, POWER)
+        # by its mean in every block: where parts lie anywhere, how large errors are at a place misleads
+        mean = torch.linalg.matrix_power(covariance, 1 - POWER).diagonal(dim1=1, dim2=2).mean(dim=1)
+        power = torch.linalg.matrix_power(covariance, POWER) * mean[:, None, None]
         # components of one size, and with it all that is in a column: then 8 bits are enough
         size = power.mean(dim=0).diagonal().sqrt()
         # of the triangular factor L of C^2 = L L^T: |C^-1 e|^2 = |e^T L^-T|^2
