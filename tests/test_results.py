@@ -288,7 +288,7 @@ class TestWatch:
     def test_a_file_that_stays_locked_is_inspected_in_the_end(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sources, "_is_whole", lambda path: path.name != "2.bmp")
+        monkeypatch.setattr(sources, "_is_whole", lambda path: Path(path).name != "2.bmp")
         frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["0.bmp", "1.bmp", "3.bmp", "4.bmp"]
         monkeypatch.setattr(sources, "GIVEN_UP", -1.0)

@@ -53,13 +53,13 @@ class Frame(NamedTuple):
 Frames = Iterator[Frame | None]
 
 
-def stamp_of(path: Path) -> Stamp:
+def stamp_of(path: str | Path) -> Stamp:
     """What a file is like now.
 
     Raises:
         OSError: If that cannot be told.
     """
-    status = path.stat()
+    status = os.stat(path)  # noqa: PTH116  # of many files, and a Path takes longer to make
     return status.st_size, status.st_mtime_ns
 
 
@@ -77,7 +77,7 @@ def _why_unseen(folder: Path) -> str:
     return ""
 
 
-def _file_frame(path: Path, name: str) -> Frame:
+def _file_frame(path: str | Path, name: str) -> Frame:
     """A file, as it is before it is read: one that changes meanwhile will be another the next time."""
     try:
         return Frame(name, partial(read_image, path), stamp_of(path))
@@ -85,8 +85,11 @@ def _file_frame(path: Path, name: str) -> Frame:
         return Frame(name, partial(read_image, path))
 
 
-def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[Path]:
-    """Image files below a folder, sorted within each folder; whatever else is there is counted in ``passed``."""
+def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Image files below a folder, and their paths within it, sorted within each folder.
+
+    Whatever else is there is counted in ``passed``. There may be many files, so that none of them is a ``Path``.
+    """
 
     def unreadable(_: OSError) -> None:  # or it vanished meanwhile
         passed[UNREADABLE] += 1
@@ -102,12 +105,13 @@ def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Itera
 
     for root, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [name for name in sorted(folders) if enters(Path(root, name))]
+        within = Path(root).relative_to(folder).as_posix()
         for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122  # many files, and this is many times faster
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
             if name.startswith("."):
                 passed["hidden"] += 1
             elif suffix in SUFFIXES:
-                yield Path(root, name)
+                yield os.path.join(root, name), name if within == "." else f"{within}/{name}"  # noqa: PTH118
             else:
                 passed[suffix or "without suffix"] += 1
 
@@ -120,11 +124,11 @@ def folder_frames(folder: Path, own: Path | None = None, passed: Counter[str] | 
         own: Folder below it from which nothing is taken.
         passed: Counts, by kind, what is passed over.
     """
-    for path in _images_below(folder, own, Counter() if passed is None else passed):
-        yield _file_frame(path, path.relative_to(folder).as_posix())
+    for path, name in _images_below(folder, own, Counter() if passed is None else passed):
+        yield _file_frame(path, name)
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(path: str) -> bool:
     """Whether a file can be read, and has all that its header tells of."""
     try:
         return not fault(read_file(path))
@@ -166,13 +170,12 @@ def watched_frames(
     while not stop.is_set():
         counts, there, began = Counter[str](), set[str](), time.monotonic()
         lost = _is_lost(folder, lost)
-        for path in _images_below(folder, own, counts):
-            name = path.relative_to(folder).as_posix()
+        for path, name in _images_below(folder, own, counts):
             there.add(name)
             try:
                 stamp: Stamp | None = stamp_of(path)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and not path.is_symlink():  # moved away meanwhile
+                if isinstance(error, FileNotFoundError) and not Path(path).is_symlink():  # moved away meanwhile
                     seen.pop(name, None)
                     continue
                 stamp = None  # reading it will say why
