@@ -93,6 +93,8 @@ class ConfigurationTester:
     runtimes: ClassVar[tuple[str, ...]] = (OPENVINO, ONNX_RUNTIME)
     #: Raw scores and maps lie below it.
     score_bound: ClassVar[float] = 1
+    #: Settings of its optimisers, learning rate aside.
+    adam: ClassVar[dict[str, Any]] = {"betas": (0.9, 0.999), "weight_decay": 0}
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -150,6 +152,11 @@ class ConfigurationTester:
         for optimizer in engine.trainer.optimizers:
             steps = {int(state["step"]) for state in optimizer.state.values()}
             assert steps == {3 * batches}
+
+    def test_its_optimisers_are_those_of_its_sources(self, fitted: tuple[AnomalibModule, Path]) -> None:
+        states = torch.load(fitted[1], weights_only=False)["optimizer_states"]
+        groups = [group for state in states for group in state["param_groups"]]
+        assert [{name: group[name] for name in self.adam} for group in groups] == [self.adam] * len(states)
 
     def loader_of(self, root: Path) -> Any:
         """Training batches of the tiny fabric."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,6 +25,7 @@ class AnoGanTester(ConfigurationTester):
 
     model_class = AnoGan
     score_bound = float("inf")  # sums over a patch
+    adam = {"betas": (0.5, 0.999), "weight_decay": 0}
 
     def test_resumes_with_its_optimisers(self, fitted, texture_root: Path) -> None:
         model = AnoGan(**self.tiny)
@@ -271,6 +273,25 @@ class TestPhases:
         make_engine(max_epochs=20).fit(model, datamodule=textures)
         assert seen == [[True, True, False, True]] * 4 + [[False, False, True, False]] * 2
 
+    def test_patches_and_latent_vectors_span_the_same_range(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, given = AnoGan(**TINY), []
+        monkeypatch.setattr(AnoGan, "batches_seen", 0)
+        monkeypatch.setattr(AnoGan, "global_rank", 0)
+        model.train_gan = lambda *inputs: given.extend(inputs)
+        halves = torch.cat([torch.zeros(4, 3, 64, 32), torch.ones(4, 3, 64, 32)], dim=-1)
+        model.training_step(ImageBatch(image=halves), 0)
+        for values in given:
+            assert (values.min().item(), values.max().item()) == pytest.approx((-1, 1), abs=0.1)
+
+    def test_the_encoders_loss_weighs_features_as_it_is_told(self) -> None:
+        model, losses = AnoGan(**TINY, feature_weight=0.0).eval(), []
+        model.check_losses = lambda **_: None
+        model.step_optimizers = lambda loss, *_: losses.append(loss.item())
+        patch = 2 * make_images(2, 32, 32) - 1
+        model.train_encoder(patch)
+        drawn = model.model.generator(model.model.encode(patch))
+        assert losses == [pytest.approx(F.mse_loss(drawn, patch).item())]
+
     @pytest.mark.parametrize(
         ("limits", "gan_steps"), [({"max_epochs": 3}, 6), ({"max_epochs": -1, "max_steps": 10}, 4)]
     )
@@ -296,6 +317,7 @@ class TestBadArguments:
         ("arguments", "message"),
         [
             ({"patch_size": 48}, "patch_size 48 must be"),
+            ({"patch_size": 4, "stride": 4}, "patch_size 4 must be 8, 16"),
             ({"patch_size": 128}, "image of 64x64 pixels is smaller than patch_size 128"),
             ({"stride": 33}, "stride 33 must be from 1 to patch_size 32"),
             ({"inference": "both"}, "inference 'both' must be one of 'search', 'encoder', 'encoder\\+search'"),

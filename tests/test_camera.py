@@ -194,6 +194,19 @@ def test_a_camera_that_fails_is_opened_again(capture: type[Capture], caplog: pyt
     assert caplog.text.count("camera 3 gives no image") >= 3
 
 
+def test_a_camera_that_failed_is_not_opened_after_the_end(
+    capture: type[Capture], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(Capture, "release", lambda _: released.set())
+    monkeypatch.setattr(camera, "RECONNECT", 60.0)
+    capture.images = iter([0])
+    with frames_from("3") as frames:
+        next(frames)
+        assert released.wait(60)
+    assert capture.opened == [3]
+
+
 @pytest.mark.parametrize("watch", [[], ["--watch"]])
 @pytest.mark.parametrize("source", ["97", "unreachable", "refused"])
 def test_the_first_open_decides(

@@ -18,10 +18,10 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
-from anomalib_i3ad.components.arguments import check_count, check_range
+from anomalib_i3ad.components.arguments import check_count, check_range, check_sides
 from anomalib_i3ad.components.loops import repeat
 from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
-from anomalib_i3ad.components.patches import Windows, random_patches
+from anomalib_i3ad.components.patches import Windows, check_patches, random_patches
 from anomalib_i3ad.components.residuals import RESIDUALS
 from anomalib_i3ad.components.rounding import fold_normalisation, round_to_eight_bits
 from anomalib_i3ad.components.scores import ImageScore
@@ -63,6 +63,14 @@ class TestArguments:
         for value in (True, False):
             with pytest.raises(ValueError, match=f"^share {value} must be a "):
                 check("share", value)
+
+    @pytest.mark.parametrize("size", [(64, 56), (56, 64)])
+    def test_either_side_may_not_fit(self, size: tuple[int, int]) -> None:
+        check_sides(64, 48, 16, "network")
+        with pytest.raises(ValueError, match="the network takes sides that are multiples of 16"):
+            check_sides(*size, 16, "network")
+        with pytest.raises(ValueError, match="pixels is smaller than patch_size 60"):
+            check_patches(*size, 60, 30)
 
 
 class TestSSIM:
@@ -255,6 +263,7 @@ class TestImageScore:
         # fourth powers of 0 to m sum up to m (m + 1) (2 m + 1) (3 m^2 + 3 m - 1) / 30
         fourth = 9999 * 19_999 * (3 * 9999**2 + 3 * 9999 - 1) / 30
         assert scores == pytest.approx([4999.5, fourth**0.25, 9999, 9949.5])
+        assert ImageScore("top_k")(anomaly_map[..., :4, :4]).item() == anomaly_map[0, 0, 3, 3]
 
 
 class TestGatedConv2d:
@@ -304,6 +313,11 @@ class TestHoles:
         rng = np.random.default_rng(0)
         assert np.mean([free_form_hole(*size, rng) for _ in range(400)], axis=0).min() > 0.05
 
+    def test_boxes_reach_every_border(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anomalib_i3ad.components.masks.STROKES", (0, 0))
+        rng = np.random.default_rng(0)
+        assert np.max([free_form_hole(16, 24, rng) for _ in range(200)], axis=0).all()
+
     def test_training_holes_mix_both_kinds(self) -> None:
         every = grid_holes(4, 32, 32)
         rng = np.random.default_rng(0)
@@ -319,6 +333,10 @@ class TestAntialiasedResize:
         image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
         expected = Resize([64, 48], antialias=True)(image.double())  # in single precision it is off by 2e-6 itself
         assert (AntialiasedResize([64, 48])(image) - expected).abs().max() < 1e-6
+
+    def test_bytes_are_left_to_torchvision(self) -> None:
+        image = (255 * pair(100, 77)[0]).byte()
+        assert torch.equal(AntialiasedResize([64, 48])(image), Resize([64, 48], antialias=True)(image))
 
     def test_survives_runtimes_that_compute_in_bf16(self) -> None:
         """Weights from coordinates in bf16 would be those of other pixels, from pixel 129 on."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,23 +136,28 @@ class TestInspector:
         tickets = [inspector.start(image) for image in pixels]  # more than there are requests to begin with
         assert [inspector.finish(ticket).score for ticket in tickets] == expected
 
-    def test_names_the_image_whose_inference_failed(self, exported: Path, tmp_path: Path, monkeypatch) -> None:
+    @pytest.mark.parametrize(("step", "told"), [("wait", ""), ("start_async", "inference cannot start: ")])
+    def test_names_the_image_whose_inference_failed(
+        self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, told: str
+    ) -> None:
         inspector = Inspector(exported)
         cv2.imwrite(str(tmp_path / "part.png"), make_pixels())
         usual = inspector.inspect(tmp_path / "part.png").score
 
         wait = ov.InferRequest.wait
 
-        def fail(request: ov.InferRequest) -> None:
+        def fail(request: ov.InferRequest, *_: object, **__: object) -> None:
             wait(request)
             msg = "Exception from src/inference.cpp:1:\nthe device is lost"
             raise RuntimeError(msg)
 
         with monkeypatch.context() as patch:
-            patch.setattr("openvino.InferRequest.wait", fail)
-            with pytest.raises(ImageError, match=r"part\.png: the device is lost$"):
+            patch.setattr(f"openvino.InferRequest.{step}", fail)
+            with pytest.raises(ImageError, match=rf"part\.png: {told}the device is lost$"):
                 inspector.inspect(tmp_path / "part.png")
-        assert inspector.inspect(tmp_path / "part.png").score == usual
+        for _ in range(3):
+            assert len(inspector._free) == 1
+            assert inspector.inspect(tmp_path / "part.png").score == usual
 
     def test_thresholds_change_at_the_line(self, exported: Path) -> None:
         pixels = make_pixels()
@@ -463,6 +468,12 @@ class TestDecoding:
         expected = pixels.reshape(20, 3, 30, 3, 3).mean(axis=(1, 3))
         assert np.abs(decoding.decode(encode(pixels)) - expected).max() <= 1
 
+    @pytest.mark.parametrize("suffix", [".png", ".jpg"])
+    def test_as_many_pixels_as_are_decoded_are_decoded(self, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(decoding, "MOST_DECODED", 70 * 90)
+        assert decoding.decode(encode(make_pixels(70, 90), suffix)).shape == (70, 90, 3)
+        assert "pixels; at most" in decoding.fault(encode(make_pixels(70, 91), suffix))
+
     def test_images_of_32_megapixels_keep_their_pixels(self) -> None:
         data = cv2.imencode(".png", np.zeros((4000, 8000), np.uint8))[1].tobytes()
         assert decoding.decode(data).shape == (4000, 8000, 3)
@@ -473,6 +484,7 @@ class TestDecoding:
         for length in range(0, len(data) - 1, max(1, len(data) // 40)):
             with pytest.raises(ImageError, match=r"empty|incomplete|not an image|cannot decode"):
                 decoding.decode(data[:length])
+        assert "incomplete" in decoding.fault(data[:-1])
 
     @pytest.mark.parametrize(("suffix", "place", "form"), [(".png", 16, ">II"), (".jpg", 0, ">HH")])
     def test_a_small_file_that_tells_of_a_huge_image_is_not_decoded(self, suffix: str, place: int, form: str) -> None:
@@ -820,11 +832,19 @@ class TestSources:
         ]
 
     def test_images_of_a_folder_come_by_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in "bac":
+        for name in ("b", "a", "c", "e/b", "e/a", "d/a"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.bmp").write_bytes(b"")
-        found = [(root, folders, sorted(files, reverse=True)) for root, folders, files in os.walk(tmp_path)]
-        monkeypatch.setattr(os, "walk", lambda *_, **__: iter(found))
-        assert [frame.name for frame in sources.folder_frames(tmp_path)] == ["a.bmp", "b.bmp", "c.bmp"]
+        walk = os.walk
+
+        def backwards(*of: object, **how: object) -> Iterator[tuple[str, list[str], list[str]]]:
+            for root, folders, files in walk(*of, **how):
+                folders.sort(reverse=True)
+                yield root, folders, sorted(files, reverse=True)
+
+        monkeypatch.setattr(os, "walk", backwards)
+        found = [frame.name.removesuffix(".bmp") for frame in sources.folder_frames(tmp_path)]
+        assert found == ["a", "b", "c", "d/a", "e/a", "e/b"]
 
     def test_a_folder_may_be_named_by_digits(self, exported: Path, folder: Path, tmp_path: Path) -> None:
         folder.rename("2024")
@@ -978,24 +998,50 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     assert len({bool(row["score"]) for row in rows}) == 2
 
 
-def test_whatever_is_wrong_with_an_image_becomes_its_row(tmp_path: Path) -> None:
+def test_whatever_is_wrong_with_an_image_becomes_its_row(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     def too_large() -> np.ndarray:
         msg = "of 3 GB"
         raise MemoryError(msg)
 
     model = graph_of(lambda value: ops.sqrt(ops.subtract(value, np.float32(0.5))))  # NaN below 0.5
     inspector = Inspector(graph.save_model(model, tmp_path / "model.xml"))
-    images = {"dark": lambda: REDDISH, "large": too_large, "white": lambda: np.full_like(REDDISH, 255)}
+    white = np.full_like(REDDISH, 255)
+    stained = np.where(np.arange(64)[:, None, None] > 0, white, 0).astype(np.uint8)  # its score is finite
+    images = {"dark": lambda: REDDISH, "stained": lambda: stained, "large": too_large, "white": lambda: white}
     frames = (sources.Frame(name, read) for name, read in images.items())
     results = Results(tmp_path / "results.csv")
     progress = pipeline.run(inspector, frames, results, tmp_path / "anomalous", threading.Event())
     results.close()
     assert [(row["image"], row["label"], row["error"]) for row in rows_of(tmp_path)] == [
         ("dark", "", "inference failed: the model's result is not finite"),
+        ("stained", "", "inference failed: the model's result is not finite"),
         ("large", "", "MemoryError: of 3 GB"),
         ("white", "anomalous", ""),
     ]
-    assert (progress.images, progress.failed) == (3, 2)
+    assert (progress.images, progress.failed) == (4, 3)
+    progress.close()
+    assert "more; see the column error" not in capfd.readouterr().err
+
+
+def test_nothing_is_begun_after_the_end_was_asked_for(tmp_path: Path) -> None:
+    inspector, stop = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), threading.Event()
+
+    def frames() -> sources.Frames:
+        """One look at a folder of many files."""
+        for number in range(50):
+            yield sources.Frame(str(number), lambda: REDDISH)
+            stop.set()
+
+    results = Results(tmp_path / "results.csv")
+    assert pipeline.run(inspector, frames(), results, tmp_path / "anomalous", stop).images == 1
+    results.close()
+
+
+def test_images_are_decoded_while_others_are_inspected(tmp_path: Path) -> None:
+    inspector, asked = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), []
+    frames = (sources.Frame(str(number), lambda: REDDISH) for number in range(100) if asked.append(number) is None)
+    next(pipeline.outcomes(inspector, frames, decoders=4))
+    assert len(asked) == 4 + inspector.parallel + 1
 
 
 def test_an_image_is_done_before_another_is_waited_for(tmp_path: Path) -> None:
@@ -1122,10 +1168,14 @@ class TestConvert:
     def test_refuses_another_size_than_a_fixed_one(
         self, fixed: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ) -> None:
-        assert self.convert(fixed, tmp_path / "out.xml", "--size", "64", "64") == 2
-        assert "size 64 64: the model takes 70 90 alone; start from a model of any size" in capsys.readouterr().err
-        assert self.convert(exported, tmp_path / "out.xml", "--size", "0", "64") == 2
-        assert "size 0 64: the model takes 1 pixel or more a side" in capsys.readouterr().err
+        for model, size, takes in (
+            (fixed, "64 90", "70 90 alone; start from a model of any size"),
+            (fixed, "70 64", "70 90 alone; start from a model of any size"),
+            (exported, "0 64", "1 pixel or more a side"),
+            (exported, "64 0", "1 pixel or more a side"),
+        ):
+            assert self.convert(model, tmp_path / "out.xml", "--size", *size.split()) == 2
+            assert f"size {size}: the model takes {takes}" in capsys.readouterr().err
         assert not (tmp_path / "out.xml").exists()
 
     def test_tells_model_api_what_the_form_needs(self, exported: Path, fixed: Path, tmp_path: Path) -> None:

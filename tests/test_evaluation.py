@@ -186,6 +186,25 @@ class TestJobs:
             jobs.run_job({"model": {"class_path": "Padim", "init_args": {}}, "seed": 7}, tmp_path)
         assert torch.initial_seed() == 7
 
+    def test_thresholds_come_from_a_validation_of_its_own(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        did, made = [], SimpleNamespace
+        engine = made(trainer=None, fit=lambda *_, **__: did.append("fit"), validate=lambda *_, **__: did.append("val"))
+        steps = {"get_model": made(), "listed": made(test_data=[0]), "Engine": engine}
+        for name, result in steps.items():
+            monkeypatch.setattr(jobs, name, lambda *_, _result=result, **__: _result)
+        monkeypatch.setattr(jobs, "predict", None)  # what follows takes its time
+        with pytest.raises(TypeError):
+            run_job({"model": {"class_path": "Padim", "init_args": {}}, "seed": 0, "trainer": {}}, tmp_path)
+        assert did == ["fit", "val"]
+
+    def test_timed_images_are_spread_over_the_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(jobs, "measure_cost", lambda _, paths: [int(path.name) for path in paths])
+        samples = pd.DataFrame({"image_path": [str(number) for number in range(37)]})
+        datamodule = SimpleNamespace(test_data=SimpleNamespace(samples=samples))
+        assert jobs._cost(torch.nn.Identity(), datamodule) == list(range(0, 37, 3))
+
     @pytest.mark.parametrize(("image", "pixel", "notes"), [(0, 0, 0), (-1, 0, 1), (0, -1, 1)])
     def test_scores_or_maps_below_0_are_noted(self, image: float, pixel: float, notes: int) -> None:
         accuracy = Accuracy(*[0.5] * 5, 1, 1, 1, 1)
@@ -284,13 +303,18 @@ class FixedBatch:
         image = ops.parameter([2, 3, -1, -1], np.float32)
         path = Path(folder) / "model.xml"
         ov.save_model(ov.Model([ops.reduce_mean(image, [1, 2, 3])], [image]), path)
+        path.with_suffix(".bin").write_bytes(bytes(10**6))
+        self.megabytes = 1 + path.stat().st_size / 1e6
         return path
 
 
-def test_cost_of_a_graph_of_fixed_batch(texture_root: Path) -> None:
-    cost = measure_cost(FixedBatch(), sorted(texture_root.rglob("*.png"))[:2])
+def test_cost_of_a_graph_of_fixed_batch(texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = FixedBatch(), sorted(texture_root.rglob("*.png"))[:2]
+    cost = measure_cost(model, images)
     assert cost.milliseconds > 0
-    assert 0 < cost.megabytes < 0.01
+    assert cost.megabytes == pytest.approx(model.megabytes)
+    monkeypatch.setattr("anomalib_i3ad.evaluation.cost.shortest", lambda work, _repeats: work() and 0.5)
+    assert measure_cost(model, images).milliseconds == pytest.approx(250)
 
 
 class TestBenchmark:

@@ -28,7 +28,7 @@ from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export import to_openvino
 from anomalib_i3ad.export.check import compare
 from anomalib_i3ad.export.images import training_images
-from anomalib_i3ad.export.quantization import quantize
+from anomalib_i3ad.export.quantization import _entering, quantize
 from anomalib_i3ad.export.storage import LARGE, store_small
 from anomalib_i3ad.export.to_openvino import convert, describe_for_runtimes
 from conftest import TINY, take_traced
@@ -110,14 +110,14 @@ def test_iterations_and_reconstruction_are_in_the_graph_but_no_outputs(untrained
     assert [output.any_name for output in model.outputs] == list(OUTPUTS)
     compiled = ov.Core().compile_model(graph.with_details(model), "CPU", FP32)
     used = set()
-    for image in images():
+    for image in (*images(), make_images(6, 64, 64, seed=3)):
         result = compiled(image.numpy())
         with torch.no_grad():
             expected = untrained.model.iterate(untrained.pre_processor(image))
         assert result["iterations"].tolist() == expected.iterations.tolist()
         assert np.abs(result["reconstruction"] - expected.inpainting.numpy()).max() < 1e-3
-        used.add(int(expected.iterations))
-    assert len(used) > 1
+        used.add(tuple(expected.iterations.tolist()))
+    assert len(set(max(used, key=len))) > 1  # images of a batch, too
 
 
 def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
@@ -131,13 +131,24 @@ def test_uncalibrated_model_is_not_written(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_graph_that_is_not_finite_is_refused(untrained: I3AD) -> None:
+@pytest.mark.parametrize("threshold", ["_image_threshold", "_pixel_threshold"])
+def test_a_model_that_lacks_one_threshold_is_not_written(untrained: I3AD, threshold: str) -> None:
+    module = deepcopy(untrained)
+    module.post_processor.enable_threshold_matching = False  # which takes the other one
+    getattr(module.post_processor, threshold).fill_(float("nan"))
+    with pytest.raises(ValueError, match="thresholds are not calibrated"):
+        to_openvino.check_exportable(module, None, None)
+
+
+@pytest.mark.parametrize("output", ["pred_score", "anomaly_map"])
+def test_graph_that_is_not_finite_is_refused(untrained: I3AD, output: str) -> None:
     image = ov.opset15.parameter([1, 3, 64, 64], ov.Type.f32)
     root = ov.opset15.sqrt(ov.opset15.subtract(image, ov.opset15.constant(np.float32(0.5))))  # NaN below 0.5
+    whole = ov.opset15.relu(image)
     for name in OUTPUTS:
-        root.output(0).get_tensor().add_names({name})
-    with pytest.raises(ValueError, match="the graph's pred_score is not finite"):
-        compare(untrained, ov.Model([root], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
+        (root if name == output else whole).output(0).get_tensor().add_names({name})
+    with pytest.raises(ValueError, match=f"the graph's {output} is not finite"):
+        compare(untrained, ov.Model([root, whole], [image], "broken"), [torch.full((1, 3, 64, 64), 0.25)])
 
 
 def test_compares_with_what_the_engine_gives(untrained: I3AD, exported: Path) -> None:
@@ -173,6 +184,19 @@ def test_warns_of_a_graph_that_differs(
     assert (f"The exported graph differs from the model: scores by {shift:.1e}" in caplog.text) == warns
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_warns_whatever_differs(output: str, caplog: pytest.LogCaptureFixture) -> None:
+    def module(image: torch.Tensor) -> InferenceBatch:
+        score = image.mean(dim=(1, 2, 3))
+        found = {"pred_score": score, "pred_label": score > 0.5, "anomaly_map": image, "pred_mask": image}
+        found[output] = ~found[output] if output == "pred_label" else found[output] + 0.01
+        return InferenceBatch(**found)
+
+    model = SimpleNamespace(pre_processor=None, model=module, post_processor=None)
+    compare(model, brightness(0), [torch.full((1, 3, 8, 8), 0.25)])
+    assert "The exported graph differs from the model" in caplog.text
+
+
 def test_model_api_is_told_what_the_graph_does(untrained: I3AD) -> None:
     model = brightness(0)
     describe_for_runtimes(model, SimpleNamespace(image_size=(48, 64), post_processor=untrained.post_processor))
@@ -198,6 +222,29 @@ def test_training_images_are_spread_over_the_set(textures: Textures) -> None:
     assert len(every) == 10
     for image, index in zip(found, (0, 3, 6), strict=True):
         assert torch.equal(image[0], every[index].image.as_subclass(torch.Tensor))
+
+
+def test_training_images_are_normal_and_resized_with_antialiasing() -> None:
+    class Parts(list):
+        augmentations = None
+
+    image = make_images(2, 90, 70)
+    parts = Parts(SimpleNamespace(image=one, gt_label=torch.tensor(label)) for label, one in enumerate(image))
+    nothing = {"prepare_data": lambda: None, "setup": lambda _: None}
+    (found,) = training_images(SimpleNamespace(train_data=parts, **nothing), 2, (24, 16))
+    torch.testing.assert_close(found, Resize([24, 16], antialias=True)(image[:1]), rtol=0, atol=1e-5)
+
+
+def test_int8_is_calibrated_at_the_networks_size(
+    untrained: I3AD, traced: Path, tmp_path: Path, textures: Textures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, tuple[int, int] | None]] = []
+    take_traced(monkeypatch, traced)
+    monkeypatch.setattr(to_openvino, "training_images", lambda _, most, size: asked.append((most, size)) or [])
+    monkeypatch.setattr(to_openvino, "quantize", None)  # the rest takes its time
+    with pytest.raises(TypeError):
+        untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ, datamodule=textures)
+    assert asked == [(16, None), (64, (64, 64))]
 
 
 def tensors_of(model: I3AD) -> list[torch.Tensor]:
@@ -380,6 +427,15 @@ def test_models_of_anomalib_are_exported_where_it_wants(checkpoint: Path, monkey
     assert path == Path("results", "weights", "torch", "model.pt")
 
 
+def test_int8_is_calibrated_on_every_iteration(untrained: I3AD, exported: Path) -> None:
+    model, (image, *_) = graph.read_model(exported), images()
+    with torch.no_grad():
+        used = int(untrained.model.iterate(untrained.pre_processor(image)).iterations)
+    (loop,) = graph.loops_of(model)
+    counters = [int(values[0]) for values in _entering(model, loop, [image.numpy()] * (used + 1))]
+    assert counters == [*range(used), 0]
+
+
 def test_int8_by_command_quantises_inside_the_loop(
     exported: Path,
     traced: Path,
@@ -445,6 +501,7 @@ class TestFeatures:
         decoder = {node.get_type_name() for node in read.get_ordered_ops()} & {"DepthToSpace"}
         assert not decoder
         (branch,) = [node for node in read.get_ordered_ops() if node.get_type_name() == "If"]
+        assert not branch.input_value(0).get_node().data.any()
         drawing = {node.get_type_name() for node in branch.get_function(0).get_ordered_ops()}
         assert {"Convolution", "DepthToSpace"} <= drawing
         compiled = ov.Core().compile_model(graph.with_details(graph.read_model(path)), "CPU", FP32)
@@ -530,10 +587,11 @@ def test_small_storage_changes_no_number() -> None:
     large = np.where(inexact > 3, np.float32(1e5), exact)  # beyond half precision
     in_bytes = (rng.integers(-127, 128, (3, 100, 200)) * 2.0 ** rng.integers(-9, 3, 200)).astype(np.float32)
     in_bytes[..., 5] = 0
+    alone = (rng.integers(-127, 128, (100, 600)) * 2.0 ** rng.integers(-9, 3, 600)).astype(np.float32)
     model = ov.Model(
         [
             ops.result(ops.matmul(image, value, transpose_a=False, transpose_b=False))
-            for value in (exact, inexact, large, in_bytes)
+            for value in (exact, inexact, large, in_bytes, alone)
         ],
         [image],
     )
@@ -541,7 +599,7 @@ def test_small_storage_changes_no_number() -> None:
     before = list(ov.Core().compile_model(model, "CPU", FP32)(x).values())
     stored = store_small(model)
     types = [node.get_output_element_type(0) for node in stored.get_ordered_ops() if node.get_type_name() == "Constant"]
-    assert sorted(kind.get_type_name() for kind in types) == ["f16", "f32", "f32", "f32", "i8"]  # and the steps
+    assert sorted(kind.get_type_name() for kind in types) == ["f16", "f16", "f32", "f32", "f32", "i8"]  # and the steps
     after = list(ov.Core().compile_model(stored, "CPU", FP32)(x).values())
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
@@ -616,6 +674,10 @@ def test_reads_only_models(exported: Path, tmp_path: Path) -> None:
     ov.save_model(ov.Model([number], [number], "other"), tmp_path / "other.xml")
     with pytest.raises(graph.ModelError, match=r"other.xml: not a model of anomalib.*pred_score"):
         graph.read_model(tmp_path / "other.xml")
+    two = brightness(0)
+    two.add_parameters([ov.opset15.parameter([1], ov.Type.f32)])
+    with pytest.raises(graph.ModelError, match=r"two.xml: not a model of anomalib: it has 2 inputs"):
+        graph.read_model(graph.save_model(two, tmp_path / "two.xml"))
     for suffix in (".xml", ".bin"):
         (tmp_path / f"model{suffix}").write_bytes(exported.with_suffix(suffix).read_bytes())
     weights = bytearray((tmp_path / "model.bin").read_bytes())

@@ -34,6 +34,7 @@ class TestFeatureI3AD(ModelTester):
     tiny = TINY
     unfit = {"width": 6}
     score_bound = 10
+    adam = {"betas": (0.9, 0.99), "weight_decay": 0}
     runtimes = (ONNX_RUNTIME,)
 
     def test_calibration_lives_in_the_checkpoint(self, fitted) -> None:
@@ -179,6 +180,7 @@ class TestResNet(ConfigurationTester):
     model_class = FeatureI3AD
     tiny = {**TINY, "image_size": (96, 128), "backbone": "resnet18", "layers": ["layer1", "layer2", "layer3"]}
     score_bound = 1000
+    adam = TestFeatureI3AD.adam
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
@@ -406,6 +408,15 @@ class TestNetworks:
         assert (expected > 0).all()
         assert Decoder(10, 8)(torch.randn(3, 10, *size)).shape == (3, 3, 4 * size[0], 4 * size[1])
 
+    def test_coarse_layers_add_to_what_comes_before_them(self) -> None:
+        inpainter, encoded = Inpainter(10, 2, 4), torch.randn(1, 4, 8, 8)
+        for weight in inpainter.coarse.parameters():
+            torch.nn.init.zeros_(weight)
+        fine = inpainter.fine(encoded)
+        coarse = inpainter.down(fine).repeat_interleave(2, -1).repeat_interleave(2, -2)
+        filled = inpainter.fill(encoded, torch.zeros(1, 1, 8, 8))
+        torch.testing.assert_close(filled, inpainter.up(torch.cat([coarse, fine], dim=1)))
+
 
 class TestLoss:
     def test_likelihood_is_least_at_the_size_of_the_residual(self) -> None:
@@ -527,6 +538,11 @@ class TestBadArguments:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
+            ({"image_size": (96, 104)}, "image of 96x104 pixels: with initial_grid 2 sides are multiples of 16, 80"),
+            (
+                {"image_size": 112, "layers": ["blocks.6"]},
+                "image of 112x112 pixels: .* are multiples of 32, 96 or more",
+            ),
             ({"image_size": 72}, "image of 72x72 pixels: with initial_grid 2 sides are multiples of 16, 80 or more"),
             ({"initial_grid": 8}, "image of 96x96 pixels: with initial_grid 8 sides are multiples of 64, 320 or more"),
             ({"initial_grid": 4}, "image of 96x96 pixels: with initial_grid 4 sides are multiples of 32, 160 or more"),

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class TestI3AD(ModelTester):
     tiny = TINY
     unfit = {"width": 6}
     runtimes = (ONNX_RUNTIME,)
+    adam = {"betas": (0.5, 0.999), "weight_decay": 0}
 
     def test_mask_threshold_lives_in_the_checkpoint(self, fitted) -> None:
         threshold = fitted[0].model.mask_threshold
@@ -196,6 +198,7 @@ class TestTwoStages(ConfigurationTester):
     """Shared tests, with contextual attention and every option that is not the default."""
 
     runtimes = (OPENVINO,)
+    adam = TestI3AD.adam
     model_class = I3AD
     tiny = {
         **TINY,
@@ -218,6 +221,13 @@ class TestGenerator:
         for mine, theirs in zip(generator(image, hole), generator(other, hole), strict=True):
             assert mine.shape == image.shape
             assert torch.equal(mine, theirs)
+
+    def test_the_second_stage_refines_what_the_first_drew_in_the_hole(self) -> None:
+        generator, hole, given = Generator(4, 2), grid_holes(4, 64, 64)[:1], []
+        generator.stages[1].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        image = make_images(1, 64, 64)
+        first, _ = generator(image, hole)
+        torch.testing.assert_close(given[0][:, :3], 2 * composite(image, first, hole) - 1)
 
     def test_has_the_layers_of_the_authors(self) -> None:
         """Effective widths of the coarse stage at cnum 48 (width 24), from the authors' network."""
@@ -251,6 +261,7 @@ class TestGenerator:
         assert torch.equal(attended[..., ~hidden], features[..., ~hidden])
         rebuilt, original = attended[..., hidden].flatten(), features[..., hidden].flatten()
         assert torch.corrcoef(torch.stack([rebuilt, original]))[0, 1] > 0.9
+        assert (rebuilt @ original / (original @ original)).item() == pytest.approx(1, abs=0.2)
 
     @pytest.mark.parametrize("share", [1e-5, 1e-3, 0.1])
     def test_attention_hides_partly_what_is_hidden_partly(self, share: float) -> None:
@@ -301,6 +312,18 @@ class TestLosses:
         image = torch.zeros(1, 3, 2, 2)
         assert reconstruction_loss(image, [image + 0.25, image - 0.5]).item() == pytest.approx(0.75)
 
+    def test_of_a_step_by_its_terms(self) -> None:
+        model = I3AD(**{**TINY, "adversarial_weight": 0.25}).eval()
+        generator, image, hole = model.model.generator, make_images(2, 64, 64), grid_holes(4, 64, 64)[:2]
+        loss, terms = model.losses(image, hole)
+        weights = {"l1_loss": 1, "generator_loss": 0.25, "discriminator_loss": 1}
+        assert loss.item() == pytest.approx(sum(weights[name] * term.item() for name, term in terms.items()))
+        drawn = generator(image, hole)
+        logits = model.discriminator(composite(image, drawn[-1], hole), hole)
+        own = reconstruction_loss(image, drawn) + 0.25 * adversarial_loss(logits)
+        of_all, of_own = (torch.autograd.grad(value, list(generator.parameters())) for value in (loss, own))
+        torch.testing.assert_close(of_all, of_own, rtol=1e-4, atol=1e-7)
+
     def test_adversarial_term_moves_the_generator_only(self, textures: Textures) -> None:
         """One backward pass serves both networks; each must get its own gradient and no other."""
         torch.manual_seed(0)
@@ -346,6 +369,15 @@ class TestSchedule:
         # by hand, of 1e-3 and 40 steps: half way up, at the top, a quarter, half way, and at the end
         for k, expected in ((0, 0.5e-3), (2, 0.99384e-3), (10, 0.85355e-3), (20, 0.5e-3), (40, 0.0)):
             assert rates[k] == pytest.approx([expected] * (2 if adversarial_weight else 1), rel=1e-4)
+
+    def test_a_step_has_no_gradients_of_the_one_before(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, weight = I3AD(**TINY), torch.nn.Parameter(torch.zeros(3))
+        monkeypatch.setattr(I3AD, "trainer", SimpleNamespace(lr_scheduler_configs=[]))
+        model.optimizers = lambda: torch.optim.SGD([weight], 0.1)
+        model.manual_backward = torch.Tensor.backward
+        for _ in range(2):
+            model.step_optimizers(weight.sum())
+        assert weight.tolist() == pytest.approx([-0.2] * 3)
 
     def test_cosine_wants_an_end(self, textures: Textures) -> None:
         model = I3AD(**TINY, max_train_steps=None)

@@ -264,6 +264,22 @@ class TestWatch:
             pass
         assert moved([f"sub/{every[0]}"], source, away) == []  # nor of one of two disks
 
+    def test_takes_a_file_that_stayed_as_it_is_for_a_while(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = [0.0]
+        monkeypatch.setattr(sources, "SETTLED", 1.0)
+        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+
+        def look(now: float) -> list[str]:
+            clock[0] = now
+            return [frame.name for frame in iter(partial(next, frames), None)]
+
+        assert look(0.0) == look(0.9) == []
+        (source / "4.bmp").write_bytes(content(4) + b"\0")
+        assert look(1.1) == [f"{seed}.bmp" for seed in range(4)]
+        assert look(2.0) == []
+        assert look(2.2) == ["4.bmp"]
+
     def test_rests_for_longer_than_it_looks(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock, below, rests = [0.0], sources._images_below, []
 
@@ -667,10 +683,11 @@ class TestResults:
         ]
 
     def test_no_room_to_remove_rows_loses_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(_: int) -> None:
+        def full(file: int) -> None:
+            sizes.append(os.fstat(file).st_size)
             raise OSError(28, "No space left on device")
 
-        path = tmp_path / "results.csv"
+        path, sizes = tmp_path / "results.csv", []
         table = Results(path)
         for mtime in (1, 2):
             table.append(self.row("a", mtime_ns=mtime))
@@ -682,6 +699,18 @@ class TestResults:
         assert len(list(results.rows_in(path))) == 2
         Results(path).close()
         assert [row["mtime_ns"] for _, row in results.rows_in(path)] == [2]
+        assert sizes == [path.stat().st_size]  # all of it is what the disk is asked to keep
+
+    def test_a_full_disk_is_called_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(_: bytes) -> None:
+            raise OSError(errno.ENOSPC, "as the system says it")
+
+        with closing(Results(tmp_path / "results.csv")) as table, monkeypatch.context() as patch:
+            patch.setattr(table, "_file", SimpleNamespace(fileno=table._file.fileno, write=full))
+            table.append(self.row("a"))
+        assert caplog.messages == [f"{table.path}: no room; rows wait in memory until they can be written"]
 
     def test_a_file_that_is_gone_has_one_row(self, tmp_path: Path) -> None:
         path = tmp_path / "results.csv"

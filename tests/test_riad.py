@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from lightning import Callback, Trainer
 from scipy.ndimage import uniform_filter
 
@@ -124,6 +125,22 @@ class TestCellSets:
         rng = np.random.default_rng(0)
         first, second = (random_cell_sets(4, 3, 64, 64, rng) for _ in range(2))
         assert 0.2 < (first == second).float().mean() < 0.5  # a third by chance
+
+
+class TestTrainingStep:
+    def test_draws_among_all_cell_sizes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, drawn, rng = Riad(**TINY), set(), np.random.default_rng(0)
+
+        def sets(cell: int, *more: object) -> torch.Tensor:
+            drawn.add(cell)
+            return random_cell_sets(cell, *more)
+
+        monkeypatch.setattr("anomalib_i3ad.models.riad.lightning_model.random_cell_sets", sets)
+        model.step_rng, model.check_losses = lambda: rng, lambda **_: None
+        model.model.reconstruct = lambda image, _: image[:, None]
+        for _ in range(30):
+            model.training_step(ImageBatch(image=make_images(1, 64, 64)), 0)
+        assert drawn == {2, 4, 8, 16}
 
 
 class TestUNet:

@@ -26,6 +26,7 @@ class TestSsimAe(ModelTester):
     name = "ssim_ae"
     tiny = TINY
     unfit = {"latent_dim": 9}
+    adam = {"betas": (0.9, 0.999), "weight_decay": 1e-5}
 
     def test_thresholds_of_another_post_processor_are_refused(self, fitted, texture_root: Path) -> None:
         with pytest.raises(ValueError, match="thresholds are of QuantilePostProcessor, this model's is another"):
@@ -55,6 +56,7 @@ class TestTextures(ConfigurationTester):
 
     runtimes = (OPENVINO,)
     model_class = SsimAe
+    adam = TestSsimAe.adam
     tiny = {
         **TINY,
         "image_size": (140, 150),
