@@ -401,6 +401,16 @@ class TestFeatures:
         stem = packaged_weights("tf_efficientnet_lite0")["conv_stem.weight"]
         assert torch.equal(features.network.conv_stem.weight, stem)
 
+    def test_a_file_of_weights_of_other_names_is_refused(self, tmp_path: Path) -> None:
+        """timm would pass over them, and the network keep the weights it was drawn with."""
+        whole = packaged_weights("tf_efficientnet_lite0")
+        lacking = {name: value for name, value in whole.items() if name != "blocks.1.0.conv_pw.weight"}
+        prefixed = {f"backbone.{name}": value for name, value in whole.items()}
+        for content, part in ((lacking, "conv_pw.weight"), (prefixed, "conv_stem.weight"), ({}, "conv_stem.weight")):
+            torch.save(content, tmp_path / "other.pth")
+            with pytest.raises(ValueError, match=rf"other\.pth has none for \d+ parts, such as .*{part}\. Name a file"):
+                FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "other.pth").load_pretrained()
+
     @pytest.fixture
     def repacked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict], None]:
         """Puts other content into the package's file."""

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import f1_score, roc_auc_score
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
 from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
@@ -578,6 +579,17 @@ class TestAccuracy:
         assert accuracy.pixel_auroc == pytest.approx(roc_auc_score(expected.flatten(), large.flatten()), abs=1e-4)
         found = np.kron(np.asarray(maps[:, 0] > 0.5), np.ones((8, 8), bool))
         assert accuracy.pixel_f1 == pytest.approx(f1_score(expected.flatten(), found.flatten()))
+
+    @pytest.mark.parametrize("crop", [Resize([8, 8]), Compose([Resize([16, 16]), CenterCrop(8)])])
+    def test_masks_are_cropped_as_the_images_are(self, crop: Transform) -> None:
+        """The files' masks are whole."""
+        batch = self.batch(torch.rand(2), torch.tensor([0, 1]), torch.tensor([False, True]))
+        batch.mask_path = ["None", "a_mask.png"]
+        runner = SimpleNamespace(predict=lambda *_, **__: [batch])
+        model = SimpleNamespace(pre_processor=SimpleNamespace(transform=crop))
+        datamodule = SimpleNamespace(prepare_data=list, setup=str, test_dataloader=list)
+        (found,) = predict(runner, model, datamodule)
+        assert (found.mask_path is None) == isinstance(crop, Compose)
 
     def test_a_mask_may_be_a_folder_of_files(self, tmp_path: Path) -> None:
         """As MVTec LOCO has them; anomalib names the first file alone."""

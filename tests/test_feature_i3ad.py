@@ -61,6 +61,8 @@ class TestFeatureI3AD(ModelTester):
             for value in saved.parameters():
                 assert torch.equal(value, value.half())
         assert len(steps) == 1
+        with pytest.raises(ValueError, match="this trainer has fitted before"):  # it would end after one step
+            engine.fit(model, datamodule=self.datamodule(texture_root))
 
     def test_trains_on_a_stream(self, textures: Textures) -> None:
         class Stream(IterableDataset):

@@ -13,6 +13,7 @@ from anomalib.metrics import AUPRO, AUROC, F1Score
 from anomalib.models import AnomalibModule
 from lightning import Trainer
 from torch.nn import functional as F
+from torchvision.transforms.v2 import CenterCrop
 
 #: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
 RESOLUTION = (256, 256)
@@ -56,7 +57,12 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
     """Score the test images of a datamodule by a model's weights as they are; they keep their labels and masks."""
     datamodule.prepare_data()
     datamodule.setup("test")
-    return runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
+    batches: list[Any] = runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
+    transform: Any = getattr(model.pre_processor, "transform", None)
+    if any(isinstance(part, CenterCrop) for part in getattr(transform, "transforms", [transform])):
+        for batch in batches:
+            batch.mask_path = None  # the masks of files are whole, those of the batch cropped as its images
+    return batches
 
 
 def _files_of(mask: Path, image: Path) -> list[Path]:

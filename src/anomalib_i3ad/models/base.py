@@ -212,6 +212,17 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             raise FloatingPointError(msg)
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
 
+    def on_fit_start(self) -> None:
+        """Refuse a trainer that has fitted before: its counts of steps go on, so that this fit would end at once.
+
+        Raises:
+            ValueError: If it has, unless this fit goes on from a checkpoint.
+        """
+        super().on_fit_start()
+        if self.batches_seen and not self.trainer.ckpt_path:
+            msg = "this trainer has fitted before; make an Engine, or Trainer, for each fit"
+            raise ValueError(msg)
+
     def on_train_start(self) -> None:
         """Refuse a fit that could not be calibrated at its end.
 

@@ -139,9 +139,7 @@ class FrozenFeatures(nn.Module):
         elif (packaged := packaged_weights(self.backbone)) is not None:
             overlay = {"state_dict": packaged}
         try:
-            loaded = timm.create_model(
-                self.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **self._settings
-            ).state_dict()
+            loaded = self._state(overlay)
         except (OSError, RuntimeError, LookupError) as error:
             msg = (
                 f"the weights of backbone {self.backbone} cannot be loaded: {error}. Name a file (backbone_weights), "
@@ -151,6 +149,22 @@ class FrozenFeatures(nn.Module):
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
         fold_normalisation(self.network)
         self.loaded.fill_(1)
+
+    def _state(self, overlay: dict[str, Any] | None) -> dict[str, torch.Tensor]:
+        """State of timm's network with its weights; timm itself passes over names that it does not know."""
+        states: list[dict[str, torch.Tensor]] = []
+        for pretrained in (True, False):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # what is not loaded is then the same in both
+                settings = {"pretrained": pretrained, "pretrained_cfg_overlay": overlay, **self._settings}
+                network: Any = timm.create_model(self.backbone, **settings)
+            states.append(network.state_dict())
+        loaded, drawn = states
+        missing = [name for name, value in loaded.items() if value.ndim > 1 and torch.equal(value, drawn[name])]
+        if missing:
+            msg = f"{self.weights or 'its file'} has none for {len(missing)} parts, such as {missing[0]}"
+            raise RuntimeError(msg)
+        return loaded
 
     def train(self, mode: bool = True) -> "FrozenFeatures":
         """Stay in evaluation mode: normalisation layers must not adapt to batches."""
