@@ -68,7 +68,7 @@ def test_methods_on_mvtec_run_as_their_files_have_them() -> None:
     jobs = read_jobs(CONFIGS / "benchmark" / "mvtec.yaml")
     for name in ("feature_i3ad", "i3ad", "ssim_ae", "riad", "ano_gan"):
         config = read(CONFIGS / f"{name}.yaml")
-        own = [job for job in jobs if job["model"] == config["model"]]
+        own = [job for job in jobs if job["model"] == {"init_args": {}, **config["model"]}]
         assert {job["data"]["init_args"]["category"] for job in own} == {
             "bottle",
             "grid",
@@ -80,4 +80,4 @@ def test_methods_on_mvtec_run_as_their_files_have_them() -> None:
             assert job["trainer"] == {"accelerator": "cuda", **config.get("trainer", {})}
             images = {**config["data"]["init_args"], "category": job["data"]["init_args"]["category"]}
             assert job["data"] == {**config["data"], "init_args": images}
-    assert [job["model"] for job in jobs if job["model"].get("init_args", {}).get("loss") == "l2"]
+    assert [job["model"] for job in jobs if job["model"]["init_args"].get("loss") == "l2"]
