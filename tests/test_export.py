@@ -383,7 +383,7 @@ def test_int8_of_weights_alone_stores_them_in_bytes(
     untrained: I3AD, exported: Path, traced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_traced(monkeypatch, traced)
-    monkeypatch.setattr(to_openvino, "compare", lambda *_: {})  # takes its time
+    monkeypatch.setattr(to_openvino, "compare", lambda *_, **__: {})  # takes its time
     path = untrained.to_openvino(tmp_path, compression_type="int8")
     assert json.loads(path.with_suffix(".json").read_text())["int8"] == []
     for written, in_bytes in ((exported, False), (path, True)):
