@@ -54,7 +54,10 @@ class Accuracy(NamedTuple):
 
 
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
-    """Score the test images of a datamodule by a model's weights as they are; they keep their labels and masks."""
+    """Score the test images of a datamodule by a model's weights as they are; they keep their labels and masks.
+
+    A model that crops images is compared with masks cropped alike, on what it sees.
+    """
     datamodule.prepare_data()
     datamodule.setup("test")
     batches: list[Any] = runner.predict(model, dataloaders=datamodule.test_dataloader()) or []

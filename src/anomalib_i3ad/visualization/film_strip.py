@@ -1,6 +1,7 @@
 """Film strip: a result, and how it came about, iteration by iteration."""
 
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,8 @@ class FilmStripVisualizer(Visualizer):
     def __init__(self, output_dir: str | Path | None = None) -> None:
         super().__init__()
         self.output_dir = output_dir
-        #: The file of each strip: two images may have one name.
-        self._drawn: dict[tuple[Path, str | None], Path] = {}
+        #: The image of each strip's file: two images may have one name.
+        self._drawn: dict[Path, str | None] = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any, **kwargs: Any
@@ -167,12 +168,8 @@ class FilmStripVisualizer(Visualizer):
             caption = caption_of(item, float(pl_module.post_processor.normalized_image_threshold))
             # beside part.jpg there may be a part.bmp, and beside monday/good/1.png a tuesday/good/1.png
             name = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
-            own, number = self._drawn.get((name, item.image_path), name), 0
-            if (name, item.image_path) not in self._drawn:
-                while own in self._drawn.values():
-                    number += 1
-                    own = name.with_stem(f"{name.stem}_{number}")
-                self._drawn[name, item.image_path] = own
+            names = chain([name], (name.with_stem(f"{name.stem}_{number}") for number in count(1)))
+            own = next(path for path in names if self._drawn.setdefault(path, item.image_path) == item.image_path)
             film_strip_of(pl_module, item, caption).save(own)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
