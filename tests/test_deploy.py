@@ -40,8 +40,9 @@ from anomalib_i3ad.deploy import (
     pipeline,
     sources,
 )
+from anomalib_i3ad.deploy.core import CPU_CACHE, core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
-from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
+from anomalib_i3ad.deploy.engine import Inspection, fitted
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
@@ -225,6 +226,26 @@ sys.exit(os.waitstatus_to_exitcode(status))
         done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout) == (3, "the Inspector was made in another process; make one in each\n")
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on Windows")
+    @pytest.mark.parametrize("released", ["as they were made", "by another thread"])
+    def test_signals_are_handled_after_models_are_released(self, exported: Path, released: str) -> None:
+        code = """
+import os, signal, sys, threading
+from anomalib_i3ad.deploy import Inspector
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+inspectors = [Inspector(sys.argv[1]) for _ in range(2)]
+if sys.argv[2] == "by another thread":
+    thread = threading.Thread(target=inspectors.clear)
+    thread.start()
+    thread.join()
+while inspectors:
+    del inspectors[0]
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+        run = [sys.executable, "-c", code, str(exported), released]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "handled\n")
+
     def test_scores_that_are_not_normalised_are_no_result(self, tmp_path: Path) -> None:
         model = brightness(0)
         image = np.full((8, 8, 3), 255, np.uint8)
@@ -322,6 +343,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
                 return super().compile_model(model, "CPU", config)
 
         monkeypatch.setattr(ov, "Core", Core)
+        monkeypatch.setattr("anomalib_i3ad.deploy.core._cores", {})
         Inspector(exported, device=device)
         assert asked == [(device, {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})]
         with pytest.raises(ModelError, match=r"device NPU: not on this machine, which has CPU, GPU\.0, GPU\.1"):
@@ -377,6 +399,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
                 super().set_property(*what)
 
         monkeypatch.setattr(ov, "Core", Core)
+        monkeypatch.setattr("anomalib_i3ad.deploy.core._cores", {})
         assert Inspector(exported).inspect(make_pixels()).score == expected
         assert asked == [{CPU_CACHE: 0}]
 
@@ -1094,7 +1117,7 @@ class TestConvert:
         assert self.convert(exported, half, "--fp16") == 0
         told = re.search(r"by at most (\S+), and (\d) labels", capsys.readouterr().out)
         assert half.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
-        runs = [ov.Core().compile_model(path, "CPU", graph.FP32) for path in (exported, half)]
+        runs = [core().compile_model(path, "CPU", graph.FP32) for path in (exported, half)]
         largest, labels = 0.0, 0
         for image in drawn_images(None):
             before, after = (run(image[None].transpose(0, 3, 1, 2) / np.float32(255)) for run in runs)

@@ -10,6 +10,8 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
+from .core import core
+
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 #: Where metadata lies in the IR: as Model API has it, and beside it what is ours.
 MODEL_INFO = "model_info"
@@ -50,16 +52,6 @@ def files_of(path: str | Path) -> tuple[Path, Path]:
     return files
 
 
-def new_core() -> ov.Core:
-    """OpenVINO, that copies the files it reads.
-
-    One that is replaced or cut while it is mapped would change the model that is running, or end its process.
-    """
-    core = ov.Core()
-    core.set_property({"ENABLE_MMAP": False})
-    return core
-
-
 def read_model(path: str | Path) -> ov.Model:
     """Read an exported model and check that it is one, and that its weights are its own.
 
@@ -71,7 +63,7 @@ def read_model(path: str | Path) -> ov.Model:
     """
     path, _ = files_of(path)
     try:
-        model = new_core().read_model(path)
+        model = core().read_model(path)
     except RuntimeError as error:
         msg = f"{path}: OpenVINO cannot read it ({reason_of(error)}); export the model again"
         raise ModelError(msg) from error
@@ -271,7 +263,7 @@ def _halved(model: ov.Model) -> ov.Model:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         ov.save_model(model, path, compress_to_fp16=True)
-        return ov.Core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        return core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
 
 def in_form(

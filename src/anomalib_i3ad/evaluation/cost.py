@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import openvino as ov
 from anomalib.data.utils import read_image
 from anomalib.models import AnomalibModule
 
+from anomalib_i3ad.deploy.core import core
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
 
 REPEATS = 3
@@ -44,8 +44,8 @@ def measure_cost(model: AnomalibModule, images: list[Path]) -> Cost:
     with TemporaryDirectory() as folder:
         path = Path(model.to_openvino(folder))
         size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")))
-        graph = one_at_a_time(ov.Core().read_model(path))
-        compiled = ov.Core().compile_model(graph, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
+        graph = one_at_a_time(core().read_model(path))
+        compiled = core().compile_model(graph, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
         # anomalib 2.7 fixes PatchCore's batch at the 2 images it traces with
         count = compiled.input(0).partial_shape[0].get_length()
         taken = []

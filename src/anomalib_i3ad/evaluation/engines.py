@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import openvino as ov
 from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from anomalib.models import AnomalibModule
 from rich.progress import track
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from anomalib_i3ad.deploy.core import core
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 
 from .trained import make_trainer
@@ -43,7 +43,7 @@ def engines_of(model: AnomalibModule, xml: Path, folder: Path) -> dict[str, Engi
         xml: Its OpenVINO file.
         folder: Where its ONNX file is written.
     """
-    engines: dict[str, EngineRun] = {"OpenVINO": ov.Core().compile_model(xml, "CPU", FP32)}
+    engines: dict[str, EngineRun] = {"OpenVINO": core().compile_model(xml, "CPU", FP32)}
     if find_spec("onnxruntime"):
         import onnxruntime  # noqa: PLC0415  # only the extra dev has it
 

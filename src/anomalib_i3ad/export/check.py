@@ -14,6 +14,7 @@ import torch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
+from anomalib_i3ad.deploy.core import core
 from anomalib_i3ad.deploy.graph import FP32, with_details
 from anomalib_i3ad.post_processing import QUANTILES
 
@@ -53,7 +54,7 @@ def compare(
     Raises:
         ValueError: If a result of the graph is not finite.
     """
-    compiled = ov.Core().compile_model(with_details(model.clone()), "CPU", FP32)
+    compiled = core().compile_model(with_details(model.clone()), "CPU", FP32)
     score = anomaly_map = mask = 0.0
     labels, iterations = 0, list[float]()
     for image in [*images, *flat_images(images[0])]:
@@ -108,7 +109,7 @@ def describe(
     processor: Any = module.post_processor
     network_size: Any = module.image_size
     own: Any = module.model.named_buffers(recurse=False)
-    graph = ov.Core().read_model(path)
+    graph = core().read_model(path)
     return {
         "model": type(module).__name__,
         "versions": versions,
