@@ -16,7 +16,7 @@ from jsonargparse import ArgumentParser
 from lightning import seed_everything
 
 from anomalib_i3ad import Textures
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
@@ -190,7 +190,7 @@ class ConfigurationTester:
             pytest.skip("compared in another configuration, or in test_export")
         model, _ = fitted
         if runtime == OPENVINO:
-            run = core().compile_model(model.to_openvino(tmp_path), "CPU", FP32)
+            run = new_core().compile_model(model.to_openvino(tmp_path), "CPU", FP32)
         else:
             (size,) = SIZES[runtime]
             session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=size))

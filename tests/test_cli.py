@@ -15,7 +15,7 @@ from anomalib.models import AnomalibModule
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, MVTec, Riad, SsimAe, cli
 from anomalib_i3ad.components.arguments import check_sides
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.evaluation import jobs
 from anomalib_i3ad.evaluation.cost import Cost
 
@@ -72,7 +72,7 @@ def test_short_names_in_any_order_then_predict_and_export(
     told = [record.getMessage() for record in caplog.records]
     assert f"Exported model to {results.resolve() / 'weights' / 'torch' / 'model.pt'}" in told
     xml = next((tmp_path / "exported").rglob("*.xml"))
-    result = core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
+    result = new_core().compile_model(xml, "CPU")(np.zeros((1, 3, 100, 80), np.float32))
     assert result["anomaly_map"].shape == (1, 1, 64, 64)
 
 

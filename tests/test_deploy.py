@@ -40,9 +40,9 @@ from anomalib_i3ad.deploy import (
     pipeline,
     sources,
 )
-from anomalib_i3ad.deploy.core import CPU_CACHE, core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
-from anomalib_i3ad.deploy.engine import Inspection, fitted
+from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.models.base import image_of
@@ -226,6 +226,27 @@ sys.exit(os.waitstatus_to_exitcode(status))
         done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
         assert (done.returncode, done.stdout) == (3, "the Inspector was made in another process; make one in each\n")
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+    def test_a_forked_process_can_make_its_own_and_end(self, exported: Path) -> None:
+        code = """
+import os, sys, warnings
+import numpy as np
+from anomalib_i3ad.deploy import Inspector
+warnings.simplefilter("ignore")  # of forks beside threads
+image = np.zeros((64, 64, 3), np.uint8)
+print(Inspector(sys.argv[1]).inspect(image).score, flush=True)
+child = os.fork()
+if not child:
+    print(Inspector(sys.argv[1]).inspect(image).score, flush=True)
+    sys.exit(3)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+        run = [sys.executable, "-c", code, str(exported)]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+        first, second = done.stdout.split()
+        assert (done.returncode, first) == (3, second)
+
     @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal on Windows")
     @pytest.mark.parametrize("released", ["as they were made", "by another thread"])
     def test_signals_are_handled_after_models_are_released(self, exported: Path, released: str) -> None:
@@ -343,7 +364,6 @@ os.kill(os.getpid(), signal.SIGUSR1)
                 return super().compile_model(model, "CPU", config)
 
         monkeypatch.setattr(ov, "Core", Core)
-        monkeypatch.setattr("anomalib_i3ad.deploy.core._cores", {})
         Inspector(exported, device=device)
         assert asked == [(device, {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"})]
         with pytest.raises(ModelError, match=r"device NPU: not on this machine, which has CPU, GPU\.0, GPU\.1"):
@@ -399,7 +419,6 @@ os.kill(os.getpid(), signal.SIGUSR1)
                 super().set_property(*what)
 
         monkeypatch.setattr(ov, "Core", Core)
-        monkeypatch.setattr("anomalib_i3ad.deploy.core._cores", {})
         assert Inspector(exported).inspect(make_pixels()).score == expected
         assert asked == [{CPU_CACHE: 0}]
 
@@ -1117,7 +1136,7 @@ class TestConvert:
         assert self.convert(exported, half, "--fp16") == 0
         told = re.search(r"by at most (\S+), and (\d) labels", capsys.readouterr().out)
         assert half.with_suffix(".bin").stat().st_size < 0.6 * exported.with_suffix(".bin").stat().st_size
-        runs = [core().compile_model(path, "CPU", graph.FP32) for path in (exported, half)]
+        runs = [new_core().compile_model(path, "CPU", graph.FP32) for path in (exported, half)]
         largest, labels = 0.0, 0
         for image in drawn_images(None):
             before, after = (run(image[None].transpose(0, 3, 1, 2) / np.float32(255)) for run in runs)

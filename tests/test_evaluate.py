@@ -20,7 +20,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from anomalib_i3ad import I3AD, MVTec, SsimAe, Textures
 from anomalib_i3ad.deploy import Inspector
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.evaluation import evaluate, int8
@@ -224,7 +224,7 @@ class TestExported:
             assert labels == ("14/14" if size == "their own" else "2/2")
 
     def test_differences_of_one_image_by_hand(self, model: Trained, told: tuple[str, Path], tmp_path: Path) -> None:
-        compiled = core().compile_model(told[1] / "openvino" / "int8.xml", "CPU", FP32)  # whose differences show
+        compiled = new_core().compile_model(told[1] / "openvino" / "int8.xml", "CPU", FP32)  # whose differences show
 
         def off_by(path: Path) -> float:
             image = read_image(path, as_tensor=True)[None]

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import RandomInvert, Resize
 from anomalib_i3ad import I3AD, FeatureI3AD, Textures, cli
 from anomalib_i3ad.components.loops import repeat_active
 from anomalib_i3ad.deploy import Inspector, graph
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.export import to_openvino
@@ -38,7 +38,7 @@ from test_deploy import brightness
 
 
 def run(path: Path | ov.Model, image: np.ndarray) -> dict[str, np.ndarray]:
-    result = core().compile_model(path, "CPU", FP32)(image)
+    result = new_core().compile_model(path, "CPU", FP32)(image)
     return {name: result[name] for name in OUTPUTS}
 
 
@@ -103,13 +103,13 @@ def test_refuses_to_export_raw_scores(untrained: I3AD, tmp_path: Path, part: str
 
 
 def test_openvino_agrees(untrained: I3AD, exported: Path) -> None:
-    check_export(untrained, core().compile_model(exported, "CPU", FP32), OPENVINO)
+    check_export(untrained, new_core().compile_model(exported, "CPU", FP32), OPENVINO)
 
 
 def test_iterations_and_reconstruction_are_in_the_graph_but_no_outputs(untrained: I3AD, exported: Path) -> None:
     model = graph.read_model(exported)
     assert [output.any_name for output in model.outputs] == list(OUTPUTS)
-    compiled = core().compile_model(graph.with_details(model), "CPU", FP32)
+    compiled = new_core().compile_model(graph.with_details(model), "CPU", FP32)
     used = set()
     for image in (*images(), make_images(6, 64, 64, seed=3)):
         result = compiled(image.numpy())
@@ -292,7 +292,7 @@ def test_puts_the_model_back_when_an_export_fails(elsewhere: I3AD, tmp_path: Pat
 @pytest.mark.parametrize("form", ["image_input", "unroll"])
 def test_other_forms_give_the_same_numbers(exported: Path, form: str) -> None:
     change = {"image_input": graph.with_image_input, "unroll": graph.unroll}[form]
-    changed = change(core().read_model(exported))
+    changed = change(new_core().read_model(exported))
     assert (form == "unroll") == (not graph.loops_of(changed))
     for image in images():
         stored = (255 * image).round().byte()
@@ -334,7 +334,9 @@ class TestNoIterations:
         assert len(graph.loops_of(model)) == 1
         assert not graph.loops_of(unrolled)
         image = make_images(2, 64, 64).numpy()
-        (expected,), (result,) = (core().compile_model(form, "CPU", FP32)(image).values() for form in (model, unrolled))
+        (expected,), (result,) = (
+            new_core().compile_model(form, "CPU", FP32)(image).values() for form in (model, unrolled)
+        )
         assert result == pytest.approx(expected, abs=1e-5)
 
     def test_leave_a_loop_that_no_image_enters_in_float(self, model: ov.Model) -> None:
@@ -343,7 +345,7 @@ class TestNoIterations:
 
 
 def test_one_image_at_a_time_is_the_same_graph(exported: Path) -> None:
-    changed = graph.one_at_a_time(core().read_model(exported))
+    changed = graph.one_at_a_time(new_core().read_model(exported))
     assert changed.input(0).get_partial_shape() == ov.PartialShape([1, 3, -1, -1])
     for image in images():
         expected, result = run(exported, image.numpy()), run(changed, image.numpy())
@@ -492,7 +494,7 @@ class TestFeatures:
         return convert(model, (96, 96), {}, {})
 
     def test_openvino_agrees(self, model: FeatureI3AD, path: Path) -> None:
-        check_export(model, core().compile_model(path, "CPU", FP32), OPENVINO)
+        check_export(model, new_core().compile_model(path, "CPU", FP32), OPENVINO)
 
     def test_the_picture_waits_until_it_is_asked_for(self, model: FeatureI3AD, path: Path) -> None:
         read = graph.read_model(path)
@@ -503,7 +505,7 @@ class TestFeatures:
         assert not branch.input_value(0).get_node().data.any()
         drawing = {node.get_type_name() for node in branch.get_function(0).get_ordered_ops()}
         assert {"Convolution", "DepthToSpace"} <= drawing
-        compiled = core().compile_model(graph.with_details(graph.read_model(path)), "CPU", FP32)
+        compiled = new_core().compile_model(graph.with_details(graph.read_model(path)), "CPU", FP32)
         used = set()
         for image in images():
             result, plain = compiled(image.numpy()), run(path, image.numpy())
@@ -595,11 +597,11 @@ def test_small_storage_changes_no_number() -> None:
         [image],
     )
     x = rng.normal(size=(1, 100)).astype(np.float32)
-    before = list(core().compile_model(model, "CPU", FP32)(x).values())
+    before = list(new_core().compile_model(model, "CPU", FP32)(x).values())
     stored = store_small(model)
     types = [node.get_output_element_type(0) for node in stored.get_ordered_ops() if node.get_type_name() == "Constant"]
     assert sorted(kind.get_type_name() for kind in types) == ["f16", "f16", "f32", "f32", "f32", "i8"]  # and the steps
-    after = list(core().compile_model(stored, "CPU", FP32)(x).values())
+    after = list(new_core().compile_model(stored, "CPU", FP32)(x).values())
     assert all(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
 
 

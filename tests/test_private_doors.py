@@ -27,7 +27,8 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad import MVTec
 from anomalib_i3ad.components.loops import repeat, repeat_active
-from anomalib_i3ad.deploy.core import CPU_CACHE, core
+from anomalib_i3ad.deploy.core import new_core
+from anomalib_i3ad.deploy.engine import CPU_CACHE
 from anomalib_i3ad.deploy.graph import _limit, loops_of
 from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, _PaddedConv2d
 from anomalib_i3ad.registration import register_transform
@@ -208,19 +209,19 @@ def test_torchs_loop_becomes_openvinos_whose_limit_is_found(tmp_path: Path) -> N
     model = ov.convert_model(path)
     limits = [_limit(loop) for loop in loops_of(model)]
     assert limits == [5, 7], f"deploy.graph._limit finds {limits} as limits of Loops that end after 5 and 7"
-    (result,) = core().compile_model(model, "CPU")(image.numpy()).values()
+    (result,) = new_core().compile_model(model, "CPU")(image.numpy()).values()
     torch.testing.assert_close(torch.from_numpy(result), module(image), rtol=0, atol=1e-6)
 
 
 def test_openvinos_cpu_can_be_told_to_keep_nothing_of_each_size() -> None:
-    own = ov.Core()
-    assert "CPU" in own.available_devices  # asking loads what refuses unknown properties
-    otherwise = "OpenVINO takes any property: deploy.core cannot tell whether it knows its own"
-    check_refused(RuntimeError, lambda: own.set_property("CPU", {"NO_SUCH_PROPERTY": 0}), otherwise)
+    core = ov.Core()
+    assert "CPU" in core.available_devices  # asking loads what refuses unknown properties
+    otherwise = "OpenVINO takes any property: deploy.engine.Inspector cannot tell whether it knows its own"
+    check_refused(RuntimeError, lambda: core.set_property("CPU", {"NO_SUCH_PROPERTY": 0}), otherwise)
     try:
-        own.set_property("CPU", {CPU_CACHE: 0})
+        core.set_property("CPU", {CPU_CACHE: 0})
     except RuntimeError as error:
-        pytest.fail(f"{CPU_CACHE} is gone ({error}): memory of the Inspector grows with each size of images")
+        pytest.fail(f"{CPU_CACHE} is gone ({error}): memory of deploy.engine.Inspector grows with each size of images")
 
 
 class TestTimm:

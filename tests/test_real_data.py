@@ -6,13 +6,13 @@ import numpy as np
 from anomalib.data.utils import read_image
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32
 from model_tester import MAP_TOLERANCE, SCORE_TOLERANCE, make_engine
 
 
 def test_engine_and_export_agree_on_images_that_need_resizing(real_data: Path, untrained: I3AD, exported: Path) -> None:
-    compiled = core().compile_model(exported, "CPU", FP32)
+    compiled = new_core().compile_model(exported, "CPU", FP32)
     folder = real_data / "MVTecAD" / "bottle" / "test" / "broken_small"
     predictions = make_engine().predict(untrained, data_path=folder)
     assert len(predictions) == 22

@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 
 from anomalib_i3ad.deploy import Inspector
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time, read_model, with_image_input
 from anomalib_i3ad.deploy.pipeline import run
 from anomalib_i3ad.deploy.results import Results
@@ -36,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     decoded = [frame.read()[None] for frame in folder_frames(arguments.images)]
     graph = with_image_input(read_model(arguments.model))
-    single = core().compile_model(one_at_a_time(graph.clone()), "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"})
+    single = new_core().compile_model(one_at_a_time(graph.clone()), "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"})
     queue = ov.AsyncInferQueue(single)
     inspector = Inspector(arguments.model, hint="throughput")
     numbers = count()
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"runtime, from files to rows: {whole:.1f} images/s, {whole / bare:.0%} of inference alone")
 
     alike = [image for image in decoded if image.shape == decoded[0].shape][:BATCH]
-    together, compiled = np.concatenate(alike), core().compile_model(graph, "CPU", FP32)
+    together, compiled = np.concatenate(alike), new_core().compile_model(graph, "CPU", FP32)
     maps = np.concatenate([compiled(image)["anomaly_map"] for image in alike])
     difference = np.abs(compiled(together)["anomaly_map"] - maps).max()
     alone = sum(shortest(partial(compiled, image), REPEATS) for image in alike)

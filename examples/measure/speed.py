@@ -35,7 +35,7 @@ from rich.progress import track
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
 from anomalib_i3ad.evaluation.cost import shortest
 from anomalib_i3ad.export.quantization import quantize
@@ -135,7 +135,7 @@ def convolution_peak() -> float:
     channels, side = 256, 64
     layer = torch.nn.Conv2d(channels, channels, 3, padding=1)
     graph = ov.convert_model(layer, input=[1, channels, side, side])
-    compiled, x = core().compile_model(graph, "CPU", FP32), np.zeros((1, channels, side, side), np.float32)
+    compiled, x = new_core().compile_model(graph, "CPU", FP32), np.zeros((1, channels, side, side), np.float32)
     compiled(x)
     return 9 * channels**2 * side**2 / shortest(lambda: compiled(x), 15)
 
@@ -143,7 +143,7 @@ def convolution_peak() -> float:
 def to_onnx(model: AnomalibModule, image: torch.Tensor, folder: str) -> Path:
     """Export for one image at a time."""
     path = model.to_onnx(folder, "model", (SIZE, SIZE))
-    if core().read_model(path).input(0).partial_shape[0].is_static:
+    if new_core().read_model(path).input(0).partial_shape[0].is_static:
         # anomalib 2.7 fixes PatchCore's batch at the 2 images it traces with
         settings = {"dynamo": True, "opset_version": 18, "input_names": ["input"], "verbose": False}
         torch.onnx.export(model, (image,), path, **settings)
@@ -166,10 +166,11 @@ def throughput(run: Callable[[], Any], workers: int) -> float:
 
 def openvino_engine(path: Path, image: np.ndarray) -> tuple[Callable[[], Any], Callable[[], float]]:
     """A file's single inference, and its throughput."""
-    compiled = core().compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
+    core = new_core()
+    compiled = core.compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
 
     def images_per_second() -> float:
-        queue = ov.AsyncInferQueue(core().compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"}))
+        queue = ov.AsyncInferQueue(core.compile_model(path, "CPU", {**FP32, "PERFORMANCE_HINT": "THROUGHPUT"}))
 
         def all_of(count: int) -> None:
             for _ in range(count):

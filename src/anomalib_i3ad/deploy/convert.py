@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import openvino as ov
 
-from .core import core
+from .core import new_core
 from .drawn_images import drawn_images
 from .engine import fitted
 from .graph import (
@@ -67,7 +67,7 @@ def difference(before: ov.Model, after: ov.Model) -> Difference:
     images = drawn_images(fixed_size(before))
     results = []
     for model in (before, after):
-        compiled = core().compile_model(model, "CPU", FP32)
+        compiled = new_core().compile_model(model, "CPU", FP32)
         batches = [fitted(image, fixed_size(model))[None] for image in images]
         as_bytes = takes_bytes(model)
         given = (image if as_bytes else image.transpose(0, 3, 1, 2) / np.float32(255) for image in batches)

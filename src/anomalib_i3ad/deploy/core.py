@@ -1,31 +1,45 @@
-"""OpenVINO itself, once for a process."""
+"""OpenVINO itself."""
 
-import os
-from contextlib import suppress
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import openvino as ov
 
-#: Of the CPU: for how many sizes of images it keeps its kernels.
-CPU_CACHE = "CPU_RUNTIME_CACHE_CAPACITY"
-#: By process: of a core that was there before a fork the threads are missing.
-_cores: dict[int, ov.Core] = {}
+
+class _Stack(ctypes.Structure):
+    """C's ``stack_t``."""
+
+    _fields_ = (("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
-def core() -> ov.Core:
-    """The core of this process, never released, that copies the files it reads and keeps nothing of each size.
+@contextmanager
+def _same_signal_stack() -> Iterator[None]:
+    """Keep the stack on which this thread handles signals.
 
-    A core sets the stack on which its thread handles signals, and puts the one before back when it is released. If two
-    are released in the order in which they were made, or one by another thread, a stack stays set that is gone, and the
-    next signal (SIGTERM, Ctrl-C, the end of a child process) is a segmentation fault.
+    OpenVINO's CPU sets another, and unmaps it when it is released: the one before is back only if cores are released in
+    the reverse order and by this thread. Otherwise the next signal (SIGTERM, Ctrl-C, the end of a child process) would
+    be a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _Stack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
+
+
+def new_core() -> ov.Core:
+    """OpenVINO, that copies the files it reads, and may be released at any time.
 
     A file that is replaced or cut while it is mapped would change the model that is running, or end its process.
     """
-    process = os.getpid()
-    if process not in _cores:
-        made = ov.Core()
-        made.set_property({"ENABLE_MMAP": False})
-        if "CPU" in made.available_devices:  # asking loads what refuses unknown properties
-            with suppress(RuntimeError):  # or it keeps what it made for each size of images; known until it is not
-                made.set_property("CPU", {CPU_CACHE: 0})
-        _cores.setdefault(process, made)
-    return _cores[process]
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": False})
+    with _same_signal_stack():
+        _ = core.available_devices  # asking loads them
+    return core

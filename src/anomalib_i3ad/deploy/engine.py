@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal, NamedTuple, get_args
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 import openvino as ov
 
-from .core import core
+from .core import new_core
 from .decoding import ImageError, read_image
 from .graph import (
     FP32,
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 Hint = Literal["latency", "throughput"]
 #: OpenVINO's first version in which a loop that runs zero times does not give the previous image's result.
 LOOPS_SINCE = (2026, 4)
+#: Of the CPU: for how many sizes of images it keeps its kernels.
+CPU_CACHE = "CPU_RUNTIME_CACHE_CAPACITY"
 
 
 class Inspection(NamedTuple):
@@ -135,6 +138,7 @@ class Inspector:
         if hint not in get_args(Hint):
             msg = f"hint {hint!r} must be one of {', '.join(get_args(Hint))}"
             raise ValueError(msg)
+        core = new_core()
         graph = with_details(with_image_input(read_model(model)))
         check_loops(graph, model)
         image, pixel = thresholds_of(graph)
@@ -143,13 +147,14 @@ class Inspector:
         # GPUs would halve the precision, and scores would differ from those of the thresholds
         config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
         device = device.upper()
-        devices = core().available_devices
-        known = {name.partition(".")[0] for name in devices}  # of two GPUs GPU.0 and GPU.1 are listed
+        known = {name.partition(".")[0] for name in core.available_devices}  # of two GPUs GPU.0 and GPU.1 are listed
         if re.split("[.:]", device)[0] not in known | {"AUTO", "MULTI", "HETERO", "BATCH"}:
-            msg = f"device {device}: not on this machine, which has {', '.join(devices)}; or use AUTO"
+            msg = f"device {device}: not on this machine, which has {', '.join(core.available_devices)}; or use AUTO"
             raise ModelError(msg)
+        with suppress(RuntimeError):  # or the CPU keeps what it made for each size of images; known until it is not
+            core.set_property("CPU", {CPU_CACHE: 0})
         try:
-            self._compiled = core().compile_model(one_at_a_time(graph), device, config)
+            self._compiled = core.compile_model(one_at_a_time(graph), device, config)
         except RuntimeError as error:
             reason = reason_of(error)
             msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops: anomalib-i3ad convert --unroll"

@@ -10,7 +10,7 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
-from .core import core
+from .core import new_core
 
 OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 #: Where metadata lies in the IR: as Model API has it, and beside it what is ours.
@@ -63,7 +63,7 @@ def read_model(path: str | Path) -> ov.Model:
     """
     path, _ = files_of(path)
     try:
-        model = core().read_model(path)
+        model = new_core().read_model(path)
     except RuntimeError as error:
         msg = f"{path}: OpenVINO cannot read it ({reason_of(error)}); export the model again"
         raise ModelError(msg) from error
@@ -263,7 +263,7 @@ def _halved(model: ov.Model) -> ov.Model:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         ov.save_model(model, path, compress_to_fp16=True)
-        return core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
+        return new_core().read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
 
 def in_form(

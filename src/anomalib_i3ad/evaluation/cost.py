@@ -11,7 +11,7 @@ import numpy as np
 from anomalib.data.utils import read_image
 from anomalib.models import AnomalibModule
 
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
 
 REPEATS = 3
@@ -44,8 +44,8 @@ def measure_cost(model: AnomalibModule, images: list[Path]) -> Cost:
     with TemporaryDirectory() as folder:
         path = Path(model.to_openvino(folder))
         size = sum(file.stat().st_size for file in (path, path.with_suffix(".bin")))
-        graph = one_at_a_time(core().read_model(path))
-        compiled = core().compile_model(graph, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
+        graph = one_at_a_time(new_core().read_model(path))
+        compiled = new_core().compile_model(graph, "CPU", {**FP32, "PERFORMANCE_HINT": "LATENCY"})
         # anomalib 2.7 fixes PatchCore's batch at the 2 images it traces with
         count = compiled.input(0).partial_shape[0].get_length()
         taken = []

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 
 from .trained import make_trainer
@@ -43,7 +43,7 @@ def engines_of(model: AnomalibModule, xml: Path, folder: Path) -> dict[str, Engi
         xml: Its OpenVINO file.
         folder: Where its ONNX file is written.
     """
-    engines: dict[str, EngineRun] = {"OpenVINO": core().compile_model(xml, "CPU", FP32)}
+    engines: dict[str, EngineRun] = {"OpenVINO": new_core().compile_model(xml, "CPU", FP32)}
     if find_spec("onnxruntime"):
         import onnxruntime  # noqa: PLC0415  # only the extra dev has it
 

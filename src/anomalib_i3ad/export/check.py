@@ -14,7 +14,7 @@ import torch
 from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, with_details
 from anomalib_i3ad.post_processing import QUANTILES
 
@@ -54,7 +54,7 @@ def compare(
     Raises:
         ValueError: If a result of the graph is not finite.
     """
-    compiled = core().compile_model(with_details(model.clone()), "CPU", FP32)
+    compiled = new_core().compile_model(with_details(model.clone()), "CPU", FP32)
     score = anomaly_map = mask = 0.0
     labels, iterations = 0, list[float]()
     for image in [*images, *flat_images(images[0])]:
@@ -109,7 +109,7 @@ def describe(
     processor: Any = module.post_processor
     network_size: Any = module.image_size
     own: Any = module.model.named_buffers(recurse=False)
-    graph = core().read_model(path)
+    graph = new_core().read_model(path)
     return {
         "model": type(module).__name__,
         "versions": versions,

@@ -15,7 +15,7 @@ import openvino as ov
 import openvino.opset15 as ops
 from openvino.op.util import MergedInputDescription
 
-from anomalib_i3ad.deploy.core import core
+from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, loops_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
@@ -138,7 +138,7 @@ def _entering(model: ov.Model, loop: ov.Node, images: Iterable[np.ndarray]) -> I
     """Values that enter a loop's body, one iteration an image: the first, the second ... last, the first again."""
     before = ov.Model([ops.result(value) for value in loop.input_values()[1:]], model.get_parameters(), "before")
     body = loop.get_function()
-    run_before, run_body = (core().compile_model(part, "CPU", FP32) for part in (before, body))
+    run_before, run_body = (new_core().compile_model(part, "CPU", FP32) for part in (before, body))
     counter, condition = loop.get_special_body_ports()
     wanted = 0
     for image in images:
