@@ -275,10 +275,11 @@ class TestCells:
         residual = model.compare(model.prepare(scene), inpainting)[0]
         cosines, errors = 1, 1
         for layer, part in enumerate((slice(40), slice(40, 152))):
-            errors *= model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0]
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
             cosines *= (1 - torch.cosine_similarity(one, other)) / usual
+            error = model.usual_errors[layer](scene[:, part] - inpainting[:, part])[:, 0]
+            errors *= error / (usual / model.usual_cosine[:, layer])
         by_hand = (cosines * errors**2) ** (1 / 6)
         torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
