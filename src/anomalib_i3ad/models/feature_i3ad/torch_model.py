@@ -90,6 +90,7 @@ class FeatureI3ADModel(IterativeModel):
                 f"{divisor}, {divisor * -(-least // divisor)} or more (image_size)"
             )
             raise ValueError(msg)
+        self.features.check_size(height, width)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Shape ``(C, h, w)`` of the features of images of this size."""
