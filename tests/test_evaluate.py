@@ -27,6 +27,8 @@ from anomalib_i3ad.evaluation import evaluate, int8
 from anomalib_i3ad.evaluation.accuracy import Accuracy, measure_accuracy
 from anomalib_i3ad.evaluation.engines import Difference, differences, wide_images
 from anomalib_i3ad.evaluation.iterations import Iterations
+from anomalib_i3ad.evaluation.page import Page
+from anomalib_i3ad.evaluation.report import add_iterations
 from anomalib_i3ad.evaluation.trained import load
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine, tables_in
@@ -155,6 +157,17 @@ def test_iterations_are_counted_by_kind(monkeypatch: pytest.MonkeyPatch) -> None
         "iterations used on normal images: {0: 2, 1: 1}",
         "iterations used on anomalous images: {2: 2}",
     ]
+
+
+def test_without_normal_images_nothing_counts_as_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = float("nan")
+    found = Iterations(np.array([0, 1]), np.array([1, 1]), list("ab"), np.ones((2, 2)), [nan, nan], [0.5, 0.75])
+    monkeypatch.setattr(evaluate, "measure_iterations", lambda *_: found)
+    (table,) = tables_in("\n\n".join(evaluate.iterations_of(None, [])))
+    assert table == [["0", "-", "0.500", "-", "-", "-"], ["1", "-", "0.750", "-", "-", "-"]]
+    page = Page("title", "about")
+    add_iterations(page, found)
+    assert "false alarms" not in page.render()
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> I
     """What each iteration buys: a table, and how many iterations the images used.
 
     Metrics are computed at the model's input size; ``found``, ``won`` and ``lost`` count anomalous images at the
-    threshold that 5 % of the normal ones exceed.
+    threshold that 5 % of the normal ones exceed; ``-`` without normal ones.
     """
     iterations = measure_iterations(model, predictions)
     rows = []
@@ -36,7 +36,8 @@ def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> I
         before = max(0, n - 1)
         found = (iterations.found(n) & (iterations.label == 1)).sum()
         counts = (found, len(iterations.rescued(before, n)), len(iterations.rescued(n, before)))
-        rows.append([str(n), *map(figure_of, aurocs), *map(str, counts)])
+        texts = map(str, counts) if iterations.has_normal else "---"
+        rows.append([str(n), *map(figure_of, aurocs), *texts])
     yield markdown(["iterations", "image AUROC", "pixel AUROC", "found", "won", "lost"], rows)
     for kind, name in enumerate(("normal", "anomalous")):
         used = Counter(iterations.used[iterations.label == kind].tolist())

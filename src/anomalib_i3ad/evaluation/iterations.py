@@ -30,9 +30,14 @@ class Iterations(NamedTuple):
     pixel_auroc: list[float]
 
     def found(self, after: int) -> np.ndarray:
-        """Which images score higher than all but 5 % of the normal ones, ``(N,)`` bool."""
+        """Which images score higher than all but 5 % of the normal ones, ``(N,)`` bool; none without normal ones."""
         score = self.score[:, after]
-        return score > np.quantile(score[self.label == 0], 1 - FALSE_ALARMS)
+        return score > (np.quantile(score[self.label == 0], 1 - FALSE_ALARMS) if self.has_normal else math.inf)
+
+    @property
+    def has_normal(self) -> bool:
+        """Whether there are normal images, beside which anomalous ones are found."""
+        return bool((self.label == 0).any())
 
     def rescued(self, before: int = 0, after: int = -1) -> list[str]:
         """Anomalous images found after one iteration and not after another."""

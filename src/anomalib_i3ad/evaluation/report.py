@@ -84,6 +84,8 @@ def add_iterations(page: Page, iterations: Iterations) -> None:
     label = iterations.label
     curves = {"images": iterations.image_auroc, "pixels": iterations.pixel_auroc}
     page.plots([plots.by_iterations(curves), plots.iterations_used(iterations.used, label)])
+    if not iterations.has_normal:
+        return
     last = len(iterations.image_auroc) - 1
     page.paragraph(
         f"If the threshold is set so that {100 * FALSE_ALARMS:g} % of the normal test images are false alarms:"

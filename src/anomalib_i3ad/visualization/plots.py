@@ -73,7 +73,8 @@ def iterations_used(iterations: np.ndarray, label: np.ndarray) -> Figure:
     figure, axes = _axes("Iterations used", "iterations after the initial inpainting", "share of images")
     every = np.arange(iterations.max() + 1)
     for kind, (name, colour) in enumerate(KINDS):
-        share = [np.mean(iterations[label == kind] == count) for count in every]
+        of_kind = iterations[label == kind]
+        share = [(of_kind == count).sum() / max(1, of_kind.size) for count in every]
         axes.bar(every + 0.4 * kind - 0.2, share, 0.4, label=name, color=colour)
     axes.set_xticks(every)
     axes.legend(loc="best")
