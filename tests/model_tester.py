@@ -13,7 +13,7 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 from jsonargparse import ArgumentParser
-from lightning import seed_everything
+from lightning import Trainer, seed_everything
 
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.core import new_core
@@ -241,6 +241,18 @@ class ModelTester(ConfigurationTester):
         assert set(told) == own | {"pre_processor", "post_processor", "evaluator", "visualizer"}
         assert all(told.values())
         assert set(self.model_class(**self.tiny).hparams) == own
+
+    def test_lightnings_own_trainer_fits_as_the_engine_does(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path, tmp_path: Path
+    ) -> None:
+        model = self.model_class(**self.tiny)
+        settings = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+        Trainer(max_epochs=2, default_root_dir=tmp_path, **settings).fit(
+            model, datamodule=self.datamodule(texture_root)
+        )
+        theirs = fitted[0].state_dict()
+        for name, mine in model.state_dict().items():
+            torch.testing.assert_close(mine, theirs[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
     def test_refuses_a_checkpoint_of_other_arguments(
         self, fitted: tuple[AnomalibModule, Path], texture_root: Path

@@ -213,12 +213,15 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
 
     def on_fit_start(self) -> None:
-        """Refuse a trainer that has fitted before: its counts of steps go on, so that this fit would end at once.
+        """Give Lightning's own Trainer the arguments that anomalib's Engine has given to its one.
 
         Raises:
-            ValueError: If it has, unless this fit goes on from a checkpoint.
+            ValueError: If the trainer has fitted before, unless this fit goes on from a checkpoint: its counts of
+                steps go on, so that this fit would end at once.
         """
         super().on_fit_start()
+        for name, value in self.trainer_arguments.items():
+            setattr(self.trainer, name, value)
         if self.batches_seen and not self.trainer.ckpt_path:
             msg = "this trainer has fitted before; make an Engine, or Trainer, for each fit"
             raise ValueError(msg)
