@@ -165,12 +165,11 @@ class FeatureI3ADModel(IterativeModel):
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1.
 
-        Both are also divided by what is expected at a cell: what is usual says little of parts that lie anywhere.
+        Where more than usual is expected, both are less: what is usual says little of parts that lie anywhere.
         """
         scene, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
-        # what is expected is usually as large as what is usual
-        share = 2 / (expected + self.usual_cosine)
+        share = 2 / (torch.maximum(expected, self.usual_cosine) + self.usual_cosine)
         cosines = self.cosines(tuple(directions), drawn) * share
         errors = self.errors(self.features_in(scene) - drawn) * (self.usual_cosine * share)
         # the power of each, not of their product, which would be too large for half precision
