@@ -27,6 +27,7 @@ if __name__ == "__main__":
         model.post_processor.image_threshold,
         model.post_processor.pixel_threshold,
     )
-    numbers = [model.train_step, weights, *(value.item() for value in calibrated)]
+    mean = getattr(model.model, "mean", torch.zeros(1)).abs().mean().item()
+    numbers = [model.train_step, weights, mean, *(value.item() for value in calibrated)]
     # in one piece: print writes its arguments one by one, and those of the two processes mix
     sys.stdout.write(f"RESULT {' '.join(map(repr, numbers))}\n")

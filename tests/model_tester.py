@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,10 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from anomalib.engine import Engine
 from anomalib.models import AnomalibModule, get_model, list_models
 from jsonargparse import ArgumentParser
 from lightning import Trainer, seed_everything
+from torch.utils.data import DataLoader
 
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.core import new_core
@@ -253,6 +256,16 @@ class ModelTester(ConfigurationTester):
         theirs = fitted[0].state_dict()
         for name, mine in model.state_dict().items():
             torch.testing.assert_close(mine, theirs[name], rtol=0, atol=0, equal_nan=True, msg=name)
+
+    def test_a_fit_that_could_not_be_calibrated_ends_before_it_trains(self, texture_root: Path) -> None:
+        datamodule, model = self.datamodule(texture_root), self.model_class(**self.tiny, visualizer=False)
+        datamodule.setup()
+        model.training_step = lambda *_: pytest.fail("it trained")
+        for label, told in ((None, "validation images have no gt_label"), (1, "no validation image is normal")):
+            images = [replace(datamodule.val_data[0], gt_label=None if label is None else torch.tensor(label))]
+            loader = DataLoader(images, collate_fn=ImageBatch.collate)
+            with pytest.raises(ValueError, match=told):
+                make_engine().fit(model, datamodule.train_dataloader(), loader)
 
     def test_refuses_a_checkpoint_of_other_arguments(
         self, fitted: tuple[AnomalibModule, Path], texture_root: Path

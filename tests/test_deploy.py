@@ -461,9 +461,10 @@ class TestDecoding:
         assert (decoding.decode(data.getvalue()) == read_in_training(tmp_path / "image.tiff", data.getvalue())).all()
         if mode == "RGBA":
             image.putalpha(200)
-            image.save(data := io.BytesIO(), "TIFF")
-            with pytest.raises(ImageError, match="TIFF file with transparent parts"):
-                decoding.decode(data.getvalue())
+            for big in (True, False):
+                image.save(data := io.BytesIO(), "TIFF", big_tiff=big)
+                with pytest.raises(ImageError, match="TIFF file with transparent parts"):
+                    decoding.decode(data.getvalue())
             with pytest.raises(ValueError, match=r"part.tiff: TIFF file with transparent parts"):
                 read_in_training(tmp_path / "part.tiff", data.getvalue())
 
@@ -510,11 +511,12 @@ class TestDecoding:
         expected = pixels.reshape(20, 3, 30, 3, 3).mean(axis=(1, 3))
         assert np.abs(decoding.decode(encode(pixels)) - expected).max() <= 1
 
-    @pytest.mark.parametrize("suffix", [".png", ".jpg"])
+    @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff"])
     def test_as_many_pixels_as_are_decoded_are_decoded(self, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(decoding, "MOST_DECODED", 70 * 90)
         assert decoding.decode(encode(make_pixels(70, 90), suffix)).shape == (70, 90, 3)
-        assert "pixels; at most" in decoding.fault(encode(make_pixels(70, 91), suffix))
+        with pytest.raises(ImageError, match="91 x 70 pixels; at most"):
+            decoding.decode(encode(make_pixels(70, 91), suffix))
 
     def test_images_of_32_megapixels_keep_their_pixels(self) -> None:
         data = cv2.imencode(".png", np.zeros((4000, 8000), np.uint8))[1].tobytes()
@@ -538,6 +540,21 @@ class TestDecoding:
             huge = data[:place] + struct.pack(form, side, side) + data[place + len(sizes) :]
             with pytest.raises(ImageError, match=f"{side} x {side} pixels; at most 256 million are decoded"):
                 decoding.decode(huge)
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("sides", ["H", "I", "Q"])
+    def test_nor_is_one_of_a_small_tiff_file(self, order: str, sides: str) -> None:
+        head = b"II" if order == "<" else b"MM"
+        big, kind = sides == "Q", {"H": 3, "I": 4, "Q": 16}[sides]
+        head += struct.pack(order + ("HHHQ" if big else "HI"), *([43, 8, 0, 16] if big else [42, 8]))
+        size = struct.Struct(order + ("HHQQ" if big else f"HHI{sides}{'2x' if sides == 'H' else ''}"))
+        tags = (
+            struct.pack(order + ("Q" if big else "H"), 2)
+            + size.pack(256, kind, 1, 17_000)
+            + size.pack(257, kind, 1, 60_000)
+        )
+        with pytest.raises(ImageError, match="17000 x 60000 pixels; at most 256 million are decoded"):
+            decoding.decode(head + tags + bytes(8 if big else 4))
 
     @pytest.mark.parametrize("kind", [{}, {"progressive": True}, {"comment": b"\xff\xd9" * 900}])
     @pytest.mark.parametrize("behind", [b"", b"\0" * 5000, b"\xff\xd8 a second image of the camera" * 99])
@@ -584,9 +601,9 @@ class TestDecoding:
             return head + b"".join(pages)
 
         for kinds, pages in (([0], 1), ([0, 0], 2), ([0, 1, 4, 5], 1), ([1, 0], 1), ([0, 2, 2], 3)):
-            assert decoding._tiff_pages(tiff(kinds)) == pages
+            assert len(decoding._tiff_pages(tiff(kinds))) == pages
         for damaged in (tiff([0, 0], last=16 if big else 8), tiff([0, 0], last=2**31), tiff([0, 0, 0])[:-16]):
-            assert decoding._tiff_pages(damaged) == 2
+            assert len(decoding._tiff_pages(damaged)) == 2
 
     @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
     @pytest.mark.parametrize("largest", [1, 100, 254, 1023, 4095])
@@ -1040,7 +1057,9 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     assert len({bool(row["score"]) for row in rows}) == 2
 
 
-def test_whatever_is_wrong_with_an_image_becomes_its_row(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_whatever_is_wrong_with_an_image_becomes_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     def too_large() -> np.ndarray:
         msg = "of 3 GB"
         raise MemoryError(msg)
@@ -1049,18 +1068,28 @@ def test_whatever_is_wrong_with_an_image_becomes_its_row(tmp_path: Path, capfd: 
     inspector = Inspector(graph.save_model(model, tmp_path / "model.xml"))
     white = np.full_like(REDDISH, 255)
     stained = np.where(np.arange(64)[:, None, None] > 0, white, 0).astype(np.uint8)  # its score is finite
-    images = {"dark": lambda: REDDISH, "stained": lambda: stained, "large": too_large, "white": lambda: white}
+    gray = np.zeros((8, 8), np.uint8)
+    repeat = np.repeat  # of gray images, as they are started
+    monkeypatch.setattr(np, "repeat", lambda *of, **by: too_large() if of[0].shape == (8, 8, 1) else repeat(*of, **by))
+    images = {
+        "dark": lambda: REDDISH, "stained": lambda: stained, "large": too_large, "gray": lambda: gray,
+        "white": lambda: white,
+    }  # fmt: skip
     frames = (sources.Frame(name, read) for name, read in images.items())
     results = Results(tmp_path / "results.csv")
     progress = pipeline.run(inspector, frames, results, tmp_path / "anomalous", threading.Event())
+    monkeypatch.setattr(pipeline, "picture", lambda *_: too_large())
+    pipeline.run(inspector, iter([sources.Frame("its picture", lambda: white)]), results, tmp_path, threading.Event())
     results.close()
     assert [(row["image"], row["label"], row["error"]) for row in rows_of(tmp_path)] == [
         ("dark", "", "inference failed: the model's result is not finite"),
         ("stained", "", "inference failed: the model's result is not finite"),
         ("large", "", "MemoryError: of 3 GB"),
+        ("gray", "", "MemoryError: of 3 GB"),
         ("white", "anomalous", ""),
+        ("its picture", "anomalous", "picture not written: of 3 GB"),
     ]
-    assert (progress.images, progress.failed) == (4, 3)
+    assert (progress.images, progress.failed) == (5, 4)
     progress.close()
     assert "more; see the column error" not in capfd.readouterr().err
 

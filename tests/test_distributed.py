@@ -26,8 +26,19 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, textu
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(results) == 2, done.stderr[-2000:]
     assert results[0] == results[1]
-    assert results[0].split()[1] == "4"  # two epochs of six images a process, three at a time
-    assert all(0 < float(value) < 10 for value in results[0].split()[3:])
+    _, steps, _, mean, *calibrated = results[0].split()
+    assert steps == "4"  # two epochs of five images a process, three at a time
+    assert all(0 < float(value) < 10 for value in calibrated)
+    if name == "FeatureI3AD":
+        datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
+        datamodule.setup()
+        model = FeatureI3AD(image_size=96, width=4, initial_grid=2)
+        model.model.features.load_pretrained()
+        images = torch.stack([item.image.as_subclass(torch.Tensor) for item in datamodule.train_data])
+        assert len(images) == 10
+        with torch.no_grad():
+            expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3)).abs().mean().item()
+        assert float(mean) == pytest.approx(expected, rel=1e-3)  # of all images, not of one process's
 
 
 @pytest.mark.gpu

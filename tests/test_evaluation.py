@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -508,8 +509,20 @@ class TestBenchmark:
         assert json.loads(rows.loc["Fastflow", "model_args"])["backbone"] == "resnet18"  # a default
         assert rows["commit"].tolist() == ["", ""]
         assert all((tmp_path / "out" / path).is_file() for path in rows["checkpoint"])
+        time_job = benchmark.time_job
+
+        def beside_another(*arguments: Any) -> Any:
+            benchmark.add_row(
+                tmp_path / "out" / "results.csv", {"key": f"another {len(seen)}", "model": f"{len(seen)}"}
+            )
+            seen.append(0)
+            return time_job(*arguments)
+
+        seen: list[int] = []
+        monkeypatch.setattr(benchmark, "time_job", beside_another)
         assert benchmark.time_again(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
         rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        assert rows.index.tolist() == ["Ganomaly", "Fastflow", "0", "1"]
         assert rows.loc[["Ganomaly", "Fastflow"], "milliseconds"].tolist() == [2.0, 3.0]
         assert rows.loc["Fastflow", "note"] == below
 

@@ -1,6 +1,7 @@
 """FeatureI3AD: features, inpainter, losses, calibration."""
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,21 @@ class TestFeatureI3AD(ModelTester):
         batches = DataLoader(Stream(), 4, collate_fn=ImageBatch.collate)
         model = FeatureI3AD(**TINY, visualizer=False)
         make_engine().fit(model, batches, textures.val_dataloader())
+        images = torch.stack([textures.train_data[index].image for index in range(8)])
+        expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
+        torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)
+
+    def test_trains_on_a_stream_without_an_end(self, textures: Textures) -> None:
+        class Stream(IterableDataset):
+            def __iter__(self) -> Iterator[ImageItem]:
+                return (textures.train_data[index % 10] for index in count())
+
+        textures.prepare_data()
+        textures.setup()
+        batches = DataLoader(Stream(), 4, collate_fn=ImageBatch.collate)
+        model = FeatureI3AD(**TINY, max_train_steps=2, visualizer=False)
+        make_engine().fit(model, batches, textures.val_dataloader())
+        assert model.train_step == 2
         images = torch.stack([textures.train_data[index].image for index in range(8)])
         expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
         torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)
@@ -486,19 +502,26 @@ class TestFeatureCache:
             assert torch.equal(store.take(names, compute), torch.stack([values[name] for name in names]))
         assert computed == list("abcd")
 
+    def test_every_process_of_a_machine_takes_memory(self, tmp_path: Path, monkeypatch, caplog) -> None:
+        monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.feature_cache.fits_in_memory", lambda size: size <= 48)
+        caplog.set_level("INFO")
+        for processes in (1, 2):
+            FeatureCache(4, (2, 3), tmp_path, processes)
+        assert [f"in {tmp_path}" in record.message for record in caplog.records] == [False, True]
+
     def fit(self, model: FeatureI3AD, datamodule) -> int:
-        """Fit; returns how many images the backbone saw in training steps."""
+        """Fit; returns how many training images the backbone saw."""
         seen = 0
         original = model.model.cells_of
 
         def counted(image: torch.Tensor) -> torch.Tensor:
             nonlocal seen
-            seen += len(image) if model.training else 0
+            seen += len(image)
             return original(image)
 
         model.model.cells_of = counted
         make_engine(max_epochs=3).fit(model, datamodule=datamodule)
-        return seen
+        return seen - 2 * len(datamodule.val_data)  # for u and for the thresholds
 
     def test_the_backbone_sees_a_training_image_once(self, texture_root: Path) -> None:
         assert self.fit(FeatureI3AD(**TINY), TestFeatureI3AD.datamodule(texture_root)) == 10
@@ -506,7 +529,13 @@ class TestFeatureCache:
     def test_augmented_images_are_computed_anew(self, texture_root: Path) -> None:
         datamodule = TestFeatureI3AD.datamodule(texture_root)
         datamodule.train_augmentations = RandomHorizontalFlip()
-        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 10  # for standardisation, and in three epochs
+        # for standardisation, in three epochs, and twice for what is usual
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 6 * 10
+
+    def test_images_that_are_collated_otherwise_are_computed_anew(self, texture_root: Path) -> None:
+        datamodule = TestFeatureI3AD.datamodule(texture_root)
+        datamodule.external_collate_fn = ImageBatch.collate  # might augment
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 6 * 10
 
     def test_a_fit_after_one_that_was_interrupted_reads_anew(self, texture_root: Path) -> None:
         def stop(*_: object) -> None:
@@ -519,7 +548,7 @@ class TestFeatureCache:
         before = model.model.std.clone()
         datamodule = TestFeatureI3AD.datamodule(texture_root)
         datamodule.train_augmentations = Compose([RandomHorizontalFlip(), RandomInvert(1)])
-        assert self.fit(model, datamodule) == 4 * 10
+        assert self.fit(model, datamodule) == 6 * 10
         assert (model.model.std / before - 1).abs().median() > 0.01  # other images are standardised otherwise
 
     def test_items_cut_from_one_file_are_told_apart(self, texture_root: Path) -> None:
@@ -528,7 +557,7 @@ class TestFeatureCache:
         datamodule.setup = lambda **_: None
         samples = datamodule.train_data.samples
         samples.loc[1, "image_path"] = samples.loc[0, "image_path"]
-        assert self.fit(FeatureI3AD(**TINY), datamodule) == 4 * 10
+        assert self.fit(FeatureI3AD(**TINY), datamodule) == 6 * 10
 
     def test_any_datamodule(self, texture_root: Path) -> None:
         good = next(texture_root.rglob("train")) / "good"
@@ -571,6 +600,10 @@ class TestBadArguments:
             (
                 {"backbone": "inception_v3", "layers": ["Mixed_5d"]},
                 r"of 96x96 pixels: features of shape \(1, 288, 9, 9\) must have \(1, 288, 12, 12\)",
+            ),
+            (
+                {"backbone": "convmixer_768_32", "layers": ["blocks.29"], "image_size": 224},
+                "layers with features every 7 pixels do not fit cells of 8",
             ),
             ({"max_iterations": -1}, "max_iterations -1 must be a whole number >= 0$"),
             ({"mask_quantile": 99.5}, "mask_quantile 99.5 must be a finite number > 0 and < 1$"),

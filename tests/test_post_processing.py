@@ -179,14 +179,29 @@ def test_a_mask_reaches_its_share_of_the_peak(normalised: bool, lowest: float) -
     processor.post_process_batch(batch)
     raw = maps[:, 0].numpy()
     top = np.stack([faded_peaks(values - lowest) for values in raw])
-    threshold = 1 if normalised else 0.5  # which anomalib takes where nothing is normalised
-    expected = (raw > threshold) & (raw - lowest >= 0.6 * top)
-    assert 0.1 < expected.mean() < (raw > threshold).mean() - 0.01
+    expected = (raw > 1) & (raw - lowest >= 0.6 * top)
+    assert 0.1 < expected.mean() < (raw > 1).mean() - 0.01
     for mask in (found.pred_mask[:, 0], batch.pred_mask):
         assert (mask.numpy() != expected).mean() < 1e-4
     if normalised and lowest == 0:
         at_the_line = np.stack([mask_of(values.numpy(), 0.5) for values in found.anomaly_map[:, 0]])
         assert (at_the_line != expected).mean() < 1e-4
+
+
+@pytest.mark.parametrize("sensitivity", [0.5, 0.8])
+def test_labels_are_the_same_without_normalisation(sensitivity: float) -> None:
+    given = torch.linspace(-1, 20, 100)
+    predictions = InferenceBatch(pred_score=given, anomaly_map=given.reshape(100, 1, 1, 1))
+    found = []
+    for normalised in (True, False):
+        sensitivities = {"image_sensitivity": sensitivity, "pixel_sensitivity": sensitivity}
+        processor = QuantilePostProcessor(1.0, 1.0, enable_normalization=normalised, **sensitivities)
+        result = validated(processor, torch.tensor([-0.5, 2.0, 4.0]), torch.zeros(3).long())(predictions)
+        found.append((result.pred_label.tolist(), result.pred_mask.flatten().tolist()))
+    assert found[0] == found[1]
+    # s / (s + t) > 1 - sensitivity, both counted from the lowest score
+    limit = 4.5 * (1 - sensitivity) / sensitivity - 0.5
+    assert found[0] == ((given > limit).tolist(),) * 2
 
 
 def test_normal_images_without_any_residual_give_a_threshold_above_zero() -> None:

@@ -180,6 +180,8 @@ class TestOwnPictures:
     def test_nor_are_those_of_another_run(self, exported: Path, source: Path, tmp_path: Path) -> None:
         assert command_line.main(command(exported, source, source / "results", "--threshold", "0")) == 0
         assert len(list((source / "results" / "anomalous").iterdir())) == 5
+        assert command_line.main(command(exported, source, source, "--threshold", "0")) == 0
+        assert len(list((source / "anomalous").iterdir())) == 5
         for out in (source / "results2", tmp_path / "out"):
             assert command_line.main(command(exported, source, out, "--threshold", "1")) == 0
             assert set(read_rows(out, "csv")) == {f"{seed}.bmp" for seed in range(5)}
@@ -328,11 +330,61 @@ class TestWatch:
         (back,) = iter(partial(next, frames), None)
         assert (back.name, back.read().shape) == ("9.bmp", (SIZE, SIZE, 3))
 
+    def test_what_nobody_can_look_at_any_more_keeps_its_row(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stamp_of = sources.stamp_of
+
+        def refused(path: str) -> results.Stamp:
+            if Path(path).name == "2.bmp":
+                raise PermissionError
+            return stamp_of(path)
+
+        done = {f"{seed}.bmp": stamp_of(source / f"{seed}.bmp") for seed in range(3)}
+        passed: Counter[str] = Counter()
+        frames = sources.watched_frames(source, done, threading.Event(), None, passed)
+        monkeypatch.setattr(sources, "stamp_of", refused)
+        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        assert [frame.name for frame in iter(partial(next, frames), None)] == ["3.bmp", "4.bmp"]
+        assert passed == {sources.BEFORE: 3}
+
+    def test_links_that_nobody_can_look_at_end_nothing(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (source / "sub").mkdir()
+        (source / "sub" / "5.bmp").write_bytes(content(5))
+        monkeypatch.setattr(Path, "is_symlink", lambda _: Dead().fileno())  # as of a share that is away
+        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        assert len(list(iter(partial(next, frames), None))) == 6
+
     def test_a_file_that_cannot_be_read_is_not_whole(self, source: Path) -> None:
         assert sources._is_whole(source / "0.bmp")
         (source / "1.bmp").write_bytes(content(1)[:-1])
         assert not sources._is_whole(source / "1.bmp")
         assert not sources._is_whole(source / "gone.bmp")
+
+
+def test_what_was_inspected_before_keeps_its_row_where_it_is_moved_away(source: Path, tmp_path: Path) -> None:
+    done = {path.name: sources.stamp_of(path) for path in source.iterdir() if path.name != "0.bmp"}
+    passed: Counter[str] = Counter()
+    frames = sources.frames_of(str(source), done, threading.Event(), watch=False, passed=passed)
+    assert next(frames).name == "0.bmp"  # the folder has been listed
+    (source / "3.bmp").rename(tmp_path / "3.bmp")
+    assert list(frames) == []
+    assert passed[sources.BEFORE] == 4
+
+
+def test_a_look_ends_where_the_end_is_asked_for(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = {path.name: sources.stamp_of(path) for path in source.iterdir()}
+    stop, seen, stamp_of = threading.Event(), [], sources.stamp_of
+
+    def looked_at(path: str) -> results.Stamp:
+        seen.append(Path(path).name)
+        if len(seen) == 3:
+            stop.set()
+        return stamp_of(path)
+
+    monkeypatch.setattr(sources, "stamp_of", looked_at)
+    assert list(sources.watched_frames(source, done, stop, None, Counter())) == []
+    assert seen == ["0.bmp", "1.bmp", "2.bmp"]
 
 
 def test_what_was_inspected_before_is_passed_over_until_the_end_is_asked_for(source: Path) -> None:
@@ -455,6 +507,22 @@ def test_again_removes_no_file_but_pictures(exported: Path, source: Path, tmp_pa
     assert precious.exists()
 
 
+def test_again_removes_nothing_where_the_source_is_none(
+    exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert command_line.main(command(exported, source, out, "--threshold", "0")) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in {".csv", ".json", ".jpg"}}
+    assert len(before) == 7
+    (tmp_path / "notes.txt").write_text("no video")
+    for none in (tmp_path / "nowhere", tmp_path / "notes.txt", out / "anomalous", "9999"):
+        assert command_line.main([*command(exported, none, out), "--again"]) == 2
+        assert {path: path.read_bytes() for path in before} == before
+    told = capfd.readouterr().err
+    for why in ("no such folder or file", "neither an image nor a video", "its own pictures", "cannot be opened"):
+        assert why in told
+
+
 def test_a_folder_of_results_that_was_removed_can_be_resumed(tmp_path: Path) -> None:
     out, of = tmp_path / "out", {"model": "m"}
     with claimed(out, of) as renew, closing(Results(out / "results.csv", renew)) as file:
@@ -481,6 +549,40 @@ def test_a_folder_of_results_that_another_process_took_meanwhile_is_left_to_it(t
             with pytest.raises(ClaimError, match="writes here"):
                 first.append(row)
         first._file.close()
+
+
+class Dead:
+    """A file of a share that was away."""
+
+    def fileno(self) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    close = fileno
+
+
+def test_a_folder_of_results_whose_lock_is_dead_is_held_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.fstat
+
+    def dead_once(_: int) -> os.stat_result:
+        monkeypatch.setattr(os, "fstat", stat)
+        return Dead().fileno()
+
+    with claimed(tmp_path / "out", {}) as renew:
+        for _ in range(2):
+            monkeypatch.setattr(os, "fstat", dead_once)
+            renew()
+            with pytest.raises(ClaimError, match="writes here"), claimed(tmp_path / "out", {}):
+                pass
+
+
+def test_a_lock_that_nobody_can_write_to_stands_in_no_ones_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with claimed(tmp_path / "out", {}) as renew:
+        (tmp_path / "out" / "inspect.lock").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr("platform.node", lambda: Dead().fileno())
+            with pytest.raises(OSError, match="Stale"):
+                renew()
+        renew()
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace(b"\n", b"\r\n"), lambda text: b"\xef\xbb\xbf" + text])
@@ -642,6 +744,30 @@ class TestResults:
         (record,) = caplog.records
         told = "changed by another program" if left else "removed, moved or emptied; another one is begun"
         assert record.message.startswith(f"{path}: was {told}")
+
+    @pytest.mark.parametrize("left", ["nothing", "a part", "all", "another's"])
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_of_a_share_that_was_away_go_on(self, tmp_path: Path, suffix: str, left: str) -> None:
+        """Whatever the last attempt, or another process, has left there."""
+        path = tmp_path / f"results.{suffix}"
+        with closing(Results(path)) as file:
+            file.append(self.row("a"))
+            file._file.close()
+            file._file = Dead()
+            for name in "bc":
+                file.append(self.row(name))
+                if name == "b":
+                    assert file.waiting == 1
+                    (line,) = file._waiting
+                    more = {
+                        "nothing": b"", "a part": line[:9], "all": line, "another's": line.replace(b"b", b"z", 1),
+                    }  # fmt: skip
+                    with path.open("ab") as of_server:
+                        of_server.write(more[left])
+            assert not file.waiting
+        assert [row["image"] for _, row in results.rows_in(path)] == (
+            list("azbc") if left == "another's" else list("abc")
+        )
 
     def test_zeros_behind_the_last_row_are_no_row(self, tmp_path: Path) -> None:
         """As a power cut leaves them."""

@@ -157,7 +157,8 @@ class MVTec(MVTecAD):
         cache = self.cache
         if cache is None and self.train_augmentations is None:
             first: Any = dataset[0].image
-            cache = fits_in_memory(len(dataset) * first.nbytes)
+            processes = getattr(self.trainer, "num_devices", 1)
+            cache = fits_in_memory(len(dataset) * first.nbytes * processes)
         if not cache:
             return loader
         return DataLoader(dataset, loader.batch_size, shuffle=True, collate_fn=loader.collate_fn)

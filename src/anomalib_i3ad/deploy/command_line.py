@@ -17,11 +17,11 @@ from .engine import Inspector
 from .graph import ModelError, files_of
 from .pipeline import run
 from .progress import say
-from .results import Results
+from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
 from .sources import UNREADABLE, SourceError, frames_of, identity_of
 
-#: Exit codes beside 0: some images or folders could not be inspected, or there was no image; the run could not start,
+#: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
 SOME_FAILED, CANNOT = 1, 2
 
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="anomalib-i3ad inspect",
         description="Inspect images with an exported model. A second start resumes: what failed, is new or has "
         "changed is inspected. Another model, threshold, source or format needs another --out, or --again.",
-        epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, or there was no image, "
+        epilog="Exit codes: 0 done, 1 some images or folders could not be inspected, or there never was an image, "
         "2 the run cannot start or write, 128 + n ended by signal n.",
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
@@ -99,12 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "source": identity_of(chosen.source),
             "format": chosen.format,
         }
-        pictures, passed = chosen.out / PICTURES, Counter[str]()
+        pictures, passed, done = chosen.out / PICTURES, Counter[str](), dict[str, Stamp]()
+        # before --again removes anything
+        frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
         with (
             claimed(chosen.out, belongs, again=chosen.again) as renew,
             closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
         ):
-            frames = frames_of(chosen.source, results.done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
+            done.update(results.done)
             progress = run(inspector, frames, results, pictures, stop)
             progress.close(passed)
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
@@ -115,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
     if signals:
         return 128 + signals[0]
-    nothing = not (chosen.watch or progress.images or results.done)
+    nothing = not (chosen.watch or progress.images or done)
     if nothing:
         say(f"anomalib-i3ad inspect: {chosen.source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
     return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] else 0

@@ -18,8 +18,10 @@ MOST_DECODED = 8 * MOST_PIXELS
 # as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
-#: TIFF with addresses of 64 bits; how a page's kind is tagged, and bits of it: a small copy or a mask of another page.
-BIG_TIFF, KIND, NO_PAGE = (b"II+\0", b"MM\0+"), 254, 0b101
+#: TIFF with addresses of 64 bits; tags of a page's kind and size, which are among its first; bits of the kind: a small
+#: copy or a mask of another page; values that have not 32 bits.
+BIG_TIFF, KIND, WIDTH, HEIGHT, FIRST_TAGS, NO_PAGE = (b"II+\0", b"MM\0+"), 254, 256, 257, 8, 0b101
+FORMATS = {3: "H", 16: "Q"}
 #: Start of a PGM or PPM file up to its largest value; comments may stand between the numbers.
 PNM = re.compile(rb"P[2356]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
@@ -73,19 +75,27 @@ def _jpeg_fault(data: bytes) -> str | None:
     return "incomplete JPEG file: cut off, or still being written"
 
 
-def _tiff_pages(data: bytes) -> int:
-    """Pages of a TIFF file, as far as its list of them can be followed; small copies and masks of pages are none."""
+def _tiff_pages(data: bytes) -> list[tuple[int, int]]:
+    """Height and width of the pages of a TIFF file, as far as its list of them can be followed, 0 where not told.
+
+    Small copies and masks of pages are none.
+    """
     order, big = "<" if data.startswith(b"II") else ">", data.startswith(BIG_TIFF)
     count, entry, address, first = ("Q", 20, "Q", 8) if big else ("H", 12, "I", 4)
-    pages, known = 0, set[int]()
+    pages, known = list[tuple[int, int]](), set[int]()
     try:
         (at,) = struct.unpack_from(order + address, data, first)
         while at and at not in known:
             known.add(at)
             (tags,) = struct.unpack_from(order + count, data, at)
             at += struct.calcsize(count)
-            tag, value = struct.unpack_from(f"{order}H{entry - 2 - struct.calcsize(address)}xI", data, at)
-            pages += not (tag == KIND and value & NO_PAGE)
+            values = dict[int, int]()
+            for start in range(at, at + entry * min(tags, FIRST_TAGS), entry):
+                tag, kind = struct.unpack_from(f"{order}HH", data, start)
+                value_at = start + entry - struct.calcsize(address)
+                (values[tag],) = struct.unpack_from(order + FORMATS.get(kind, "I"), data, value_at)
+            if not values.get(KIND, 0) & NO_PAGE:
+                pages.append((values.get(HEIGHT, 0), values.get(WIDTH, 0)))
             (at,) = struct.unpack_from(order + address, data, at + entry * tags)
     except (struct.error, OverflowError):
         pass  # damaged: the decoder will say how
@@ -94,8 +104,10 @@ def _tiff_pages(data: bytes) -> int:
 
 def _misread(data: bytes) -> str | None:
     """What about a whole file would be read otherwise than it is meant."""
-    if data.startswith(TIFF + BIG_TIFF) and (pages := _tiff_pages(data)) > 1:
-        return f"has {pages} pages; save each as a file of its own"
+    if data.startswith(TIFF + BIG_TIFF) and (pages := _tiff_pages(data)):
+        if len(pages) > 1:
+            return f"has {len(pages)} pages; save each as a file of its own"
+        return _size_fault(*pages[0])
     if (start := PNM.match(data)) and start[3].lstrip(b"0") not in {b"255", b"65535"}:
         return f"PGM or PPM file whose largest value is {start[3].decode()}; save it with 255"
     return None
@@ -140,7 +152,8 @@ def decode(data: bytes) -> np.ndarray:
     wrong = fault(data) or _misread(data)
     if wrong:
         raise ImageError(wrong)
-    flags = cv2.IMREAD_UNCHANGED if data.startswith(TIFF) else FLAGS  # which would not tell of transparency
+    # FLAGS would not tell of transparency
+    flags = cv2.IMREAD_UNCHANGED if data.startswith(TIFF + BIG_TIFF) else FLAGS
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

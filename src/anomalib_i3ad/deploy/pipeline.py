@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from .decoding import ImageError
@@ -35,13 +34,15 @@ class Outcome(NamedTuple):
     error: str = ""
 
 
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
+
+
 def _read(frame: Frame) -> np.ndarray | str:
     try:
         return frame.read()
-    except ImageError as error:
-        return str(error)
     except Exception as error:  # noqa: BLE001  # one image must not stop the line
-        return f"{type(error).__name__}: {error}"
+        return _reason(error)
 
 
 def _start(inspector: Inspector, image: np.ndarray | str) -> Ticket | str:
@@ -49,8 +50,8 @@ def _start(inspector: Inspector, image: np.ndarray | str) -> Ticket | str:
         return image
     try:
         return inspector.start(image)
-    except ImageError as error:
-        return str(error)
+    except Exception as error:  # noqa: BLE001  # nor one that is too large for what memory is left
+        return _reason(error)
 
 
 def _finish(inspector: Inspector, frame: Frame, ticket: Ticket | str) -> Outcome:
@@ -58,8 +59,8 @@ def _finish(inspector: Inspector, frame: Frame, ticket: Ticket | str) -> Outcome
         return Outcome(frame, error=ticket)
     try:
         return Outcome(frame, ticket.image, inspector.finish(ticket))
-    except ImageError as error:
-        return Outcome(frame, error=f"inference failed: {error}")
+    except Exception as error:  # noqa: BLE001
+        return Outcome(frame, error=f"inference failed: {_reason(error)}")
 
 
 def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Outcome]:
@@ -113,7 +114,7 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
                     path, picture(image, result, frame.name, inspector.image_threshold, inspector.pixel_threshold)
                 )
                 row["picture"] = path.relative_to(pictures.parent).as_posix()
-            except (OSError, cv2.error) as fault:
+            except Exception as fault:  # noqa: BLE001
                 error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
     row["error"] = error or None
     if frame.stamp:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ class Results:
         self._waiting: list[bytes] = []
         #: Why rows wait, or waited last.
         self._why = ""
+        #: Whether writing failed otherwise than for lack of room: a share that was away leaves dead files behind.
+        self._dead = False
         if not self._end:
             self._write()
 
@@ -179,21 +182,37 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a+b", buffering=0)
 
+    def _lines(self) -> bytes:
+        """What waits, behind a header where the file has none."""
+        return (b"" if self._end else _header(as_json=self._as_json)) + b"".join(self._waiting)
+
+    def _is_open(self) -> bool:
+        """Whether the file that is there is the one that is open."""
+        try:
+            there = self.path.stat()  # or rows wait
+            return not self._dead and os.path.samestat(os.fstat(self._file.fileno()), there)
+        except FileNotFoundError:
+            return False
+
     def _go_on(self) -> None:
         """Go on in the file that is there now: another program may have removed, replaced or cut it."""
-        mine = os.fstat(self._file.fileno())
-        try:
-            replaced = not os.path.samestat(mine, self.path.stat())
-        except FileNotFoundError:
-            replaced = True
-        if not replaced and mine.st_size >= self._end:
-            return
-        if replaced:
+        is_open = self._is_open()
+        if not is_open:
             before = self._file
             self._begin()
             self._open()
-            before.close()
-        self._end = os.fstat(self._file.fileno()).st_size
+            with suppress(OSError):
+                before.close()
+        size = os.fstat(self._file.fileno()).st_size
+        if is_open and size >= self._end:
+            return
+        if self._dead:
+            self._dead = False
+            self._file.seek(self._end)
+            if size >= self._end and self._lines().startswith(self._file.read()):
+                os.ftruncate(self._file.fileno(), self._end)  # what the last attempt left of its rows
+                return
+        self._end = size
         told = "was changed by another program; rows go on behind what is left"
         logger.warning(
             "%s: %s", self.path, told if self._end else "was removed, moved or emptied; another one is begun"
@@ -211,11 +230,10 @@ class Results:
             self._named.add(row["image"])
 
     def _write(self) -> None:
-        """Write what waits, behind a header where the file has none."""
+        """Write what waits."""
         try:
             self._go_on()
-            header = b"" if self._end else _header(as_json=self._as_json)
-            lines = header + b"".join(self._waiting)
+            lines = self._lines()
             if self._file.write(lines) == len(lines):
                 self._end += len(lines)
                 self._waiting.clear()
@@ -224,6 +242,7 @@ class Results:
             os.ftruncate(self._file.fileno(), self._end)  # a full disk took a part
         except OSError as error:
             self._why = NO_ROOM if error.errno == errno.ENOSPC else error.strerror or str(error)
+            self._dead = self._why != NO_ROOM
         if len(self._waiting) == 1:
             logger.warning("%s: %s; rows wait in memory until they can be written", self.path, self._why)
 

@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -139,16 +139,22 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
         def hold() -> IO[bytes]:
             folder.mkdir(parents=True, exist_ok=True)
             file = held.enter_context((folder / LOCK).open("a+b", buffering=0))
-            _hold(file, folder)
+            try:
+                _hold(file, folder)
+            except OSError:
+                file.close()  # or its lock would stand against the next attempt
+                raise
             return file
 
         def renew() -> None:
             nonlocal lock
             try:
                 ours = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
-            except FileNotFoundError:
+            except (OSError, ValueError):  # removed, or a share that was away; the latter where it still is
                 ours = False
             if not ours:
+                with suppress(OSError):
+                    lock.close()
                 lock = hold()
             keep_note()
 

@@ -18,7 +18,7 @@ import numpy as np
 from .camera import Camera, name_of
 from .decoding import SUFFIXES, ImageError, fault, read_file, read_image
 from .results import Stamp
-from .results_folder import is_folder_of_results
+from .results_folder import PICTURES, is_folder_of_results
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,10 @@ def _file_frame(path: str | Path, name: str) -> Frame:
         return Frame(name, partial(read_image, path))
 
 
+def _is_of_results(folder: Path) -> bool:
+    return is_folder_of_results(folder) or (folder.name == PICTURES and is_folder_of_results(folder.parent))
+
+
 def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[tuple[str, str]]:
     """Image files below a folder, and their paths within it, sorted within each folder.
 
@@ -97,8 +101,8 @@ def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Itera
     def enters(path: Path) -> bool:
         why = (
             "hidden" if path.name.startswith(".") else
-            "linked folder" if path.is_symlink() else
-            "folder of results" if _real(path) == own or is_folder_of_results(path) else ""
+            "linked folder" if os.path.islink(path) else  # noqa: PTH114  # no error where nobody may look
+            "folder of results" if _real(path) == own or _is_of_results(path) else ""
         )  # fmt: skip
         passed.update([why] if why else [])
         return not why
@@ -171,14 +175,17 @@ def watched_frames(
         counts, there, began = Counter[str](), set[str](), time.monotonic()
         lost = _is_lost(folder, lost)
         for path, name in _images_below(folder, own, counts):
+            if stop.is_set():
+                return
             there.add(name)
             try:
                 stamp: Stamp | None = stamp_of(path)
             except OSError as error:
-                if isinstance(error, FileNotFoundError) and not Path(path).is_symlink():  # moved away meanwhile
+                moved_away = isinstance(error, FileNotFoundError) and not os.path.islink(path)  # noqa: PTH114
+                if moved_away:
                     seen.pop(name, None)
                     continue
-                stamp = None  # reading it will say why
+                stamp = taken.get(name)  # of a new one reading will say why
             now = time.monotonic()
             if name in taken and taken[name] == stamp:
                 counts[BEFORE] += done.get(name, ()) == stamp
@@ -210,6 +217,10 @@ def video_frames(path: str) -> Frames:
     if not video.isOpened():
         msg = f"{path}: neither an image nor a video that OpenCV can open"
         raise SourceError(msg)
+    return _frames_in(video, path)
+
+
+def _frames_in(video: cv2.VideoCapture, path: str) -> Frames:
     number, told, stamp = 0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)), stamp_of(Path(path))
     while True:
         there, image = video.read()
@@ -278,7 +289,8 @@ def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str], s
     for frame in frames:
         if stop.is_set():
             return
-        if frame is not None and frame.stamp is not None and done.get(frame.name) == frame.stamp:
+        # one that nobody can look at any more keeps its row: another program may have put it away
+        if frame is not None and frame.name in done and frame.stamp in {None, done[frame.name]}:
             passed[BEFORE] += 1
         else:
             yield frame

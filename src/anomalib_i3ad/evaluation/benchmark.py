@@ -108,9 +108,9 @@ def time_again(config: Path, out: Path, console: Console) -> int:
         0, or 1 if a model could not be timed; its row stays as it was.
     """
     results, failed = out / "results.csv", 0
-    rows = read_rows(results)
     for job in read_jobs(config):
         try:
+            rows = read_rows(results)
             of_job = rows["key"] == key_of(job)
             if not of_job.any():
                 console.print(f"{title_of(job)}: no row of these arguments and versions")
@@ -123,6 +123,8 @@ def time_again(config: Path, out: Path, console: Console) -> int:
             failed = 1
             continue
         note = "; ".join(part for part in note.split("; ") if part != NOT_TIMED)
+        rows = read_rows(results)  # another benchmark may have added some meanwhile
+        of_job = rows["key"] == key_of(job)
         for name, value in {**cost._asdict(), "note": note}.items():
             rows[name] = rows[name].mask(of_job, value)
         write_rows(results, rows)

@@ -1,9 +1,12 @@
 """What every model of this plugin asks of Lightning and anomalib."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -13,8 +16,10 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities import CombinedLoader
 from omegaconf import OmegaConf
 from torch import nn
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_i3ad.components.arguments import check_count, check_range, sides_of
@@ -43,6 +48,15 @@ def image_of(batch: Batch) -> torch.Tensor:
     return batch.image.as_subclass(torch.Tensor)
 
 
+def first_batches(loader: Any, count: float) -> Iterator[Any]:
+    """As many batches of a loader as the trainer takes; infinity of a stream, which must end by itself."""
+    if isinstance(loader, DataLoader):
+        # one of our own: with persistent workers a loader has a single iterator, which Lightning's loop holds
+        loader = copy(loader)
+        loader._iterator = None  # noqa: SLF001
+    return islice(loader, None if math.isinf(count) else int(count))
+
+
 def seeded_by_lightning() -> bool:
     """Whether ``seed_everything`` was called; anomalib 2.7 takes ``--seed_everything`` and never calls it."""
     return "PL_GLOBAL_SEED" in os.environ
@@ -65,17 +79,18 @@ def frozen(network: nn.Module) -> Iterator[None]:
 class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
     """Base of all models, to be named before ``AnomalibModule``: they score what they cannot reconstruct.
 
-    Scores are computed in full precision, in validation, at test and in the exported graph alike. A fit ends by
-    itself, and always with a validation, which calibrates the thresholds.
+    Scores are computed in full precision, in validation, at test and in the exported graph alike; on a GPU as far as
+    torch's TF32, its default in convolutions, allows. A fit ends by itself, and always with a validation, which
+    calibrates the thresholds.
 
     Args:
         image_size: Height and width in pixels to which images are resized; an int for both.
         learning_rate: Highest learning rate of all optimisers, above 0.
         max_train_steps: Training steps, of :attr:`train_step`, after which ``fit`` ends by itself, unless the trainer
             ends it earlier; ``None`` leaves its end to the trainer.
-        seed: Seed of all that training draws: weights, order of images, holes. If Lightning's ``seed_everything``
-            was called before, that seed decides weights and order; ``torch.manual_seed`` does not. Torch's own
-            generator is left as it was.
+        seed: Seed of all that training draws: weights, holes and, on one process, the order of images. If Lightning's
+            ``seed_everything`` was called before, that seed decides weights and order; ``torch.manual_seed`` does not.
+            Torch's own generator is left as it was.
         pre_processor: As in anomalib, without ``Normalize``; by default a :class:`AntialiasedResize` to ``image_size``.
         post_processor: As in anomalib; by default a :class:`QuantilePostProcessor`.
         evaluator: As in anomalib.
@@ -230,7 +245,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         """Refuse a fit that could not be calibrated at its end.
 
         Raises:
-            ValueError: If there are no validation images.
+            ValueError: If there are no normal validation images.
         """
         super().on_train_start()
         self._validated_at = -1  # the weights of an earlier fit
@@ -243,6 +258,14 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
                 "at least one image, and the trainer's limit_val_batches above 0"
             )
             raise ValueError(msg)
+        with torch.random.fork_rng(devices=()):  # a loader draws a seed for its workers
+            some = any(self._normal(batch).any() for batch in self.validation_batches())
+        if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
+            msg = (
+                "no validation image is normal, so that thresholds could not be calibrated: set the datamodule's "
+                "val_split_mode to from_train, or the trainer's limit_val_batches higher"
+            )
+            raise ValueError(msg)
         if self.max_train_steps is None:
             return
         steps = self.planned_steps()
@@ -253,6 +276,18 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
                 "set max_epochs, -1 for no limit.",
                 UNSET_EPOCHS, self.max_train_steps,
             )  # fmt: skip
+
+    def validation_batches(self) -> Iterator[Any]:
+        """Batches of validation images, as many as the trainer takes."""
+        loaders = CombinedLoader(self.trainer.val_dataloaders).flattened
+        return chain(*map(first_batches, loaders, self.trainer.num_val_batches))
+
+    @staticmethod
+    def _normal(batch: Any) -> torch.Tensor:
+        if batch.gt_label is None:
+            msg = "validation images have no gt_label; give them one, 0 if they are normal"
+            raise ValueError(msg)
+        return batch.gt_label == 0
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""

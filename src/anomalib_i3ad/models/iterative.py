@@ -1,15 +1,11 @@
 """What I3AD and FeatureI3AD share: the calibration of u, and the schedule of the learning rate."""
 
 import math
-from collections.abc import Callable, Iterator
-from copy import copy
-from itertools import chain, islice
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import CombinedLoader
 from torch import optim
-from torch.utils.data import DataLoader
 
 from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.post_processing import quantile
@@ -18,15 +14,6 @@ from .base import ReconstructionMixin, image_of
 
 #: Share of the cosine schedule's steps in which the learning rate rises.
 WARM_UP = 0.05
-
-
-def first_batches(loader: Any, count: float) -> Iterator[Any]:
-    """As many batches of a loader as the trainer takes; infinity of a stream, which must end by itself."""
-    if isinstance(loader, DataLoader):
-        # one of our own: with persistent workers a loader has a single iterator, which Lightning's loop holds
-        loader = copy(loader)
-        loader._iterator = None  # noqa: SLF001
-    return islice(loader, None if math.isinf(count) else int(count))
 
 
 class IterativeMixin(ReconstructionMixin):
@@ -69,8 +56,7 @@ class IterativeMixin(ReconstructionMixin):
     def on_normal_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
         """Apply a measurement to the scenes of the normal validation images, batch by batch."""
         found = []
-        loaders = CombinedLoader(self.trainer.val_dataloaders).flattened
-        for batch in chain(*map(first_batches, loaders, self.trainer.num_val_batches)):
+        for batch in self.validation_batches():
             image = image_of(batch)[batch.gt_label == 0].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image

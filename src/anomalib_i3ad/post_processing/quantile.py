@@ -243,6 +243,22 @@ class QuantilePostProcessor(PostProcessor):
                 logger.warning("Of one image the threshold is its own score: other normal images often exceed it.")
         self.normal_images = scores.size
 
+    @property
+    def normalized_image_threshold(self) -> torch.Tensor:
+        """What image scores are compared with, normalised or, without ``enable_normalization``, as they are."""
+        return self._in_scores(super().normalized_image_threshold, self.image_threshold, self.image_min)
+
+    @property
+    def normalized_pixel_threshold(self) -> torch.Tensor:
+        """As :attr:`normalized_image_threshold`, for maps."""
+        return self._in_scores(super().normalized_pixel_threshold, self.pixel_threshold, self.pixel_min)
+
+    def _in_scores(self, limit: torch.Tensor, threshold: torch.Tensor, norm_min: torch.Tensor) -> torch.Tensor:
+        if self.enable_normalization:
+            return limit
+        lowest = norm_min.nan_to_num()
+        return lowest + (threshold - lowest) * limit / (1 - limit)  # the reverse of normalisation
+
     # the one place through which anomalib compares scores and maps with thresholds; its own is static
     def _apply_threshold(  # type: ignore[override]
         self, preds: torch.Tensor | None, threshold: torch.Tensor

@@ -20,11 +20,12 @@ class FeatureCache:
         count: How many images there are.
         shape: Shape of an image's features.
         folder: Where they go if they do not fit in memory.
+        processes: How many of this machine keep as many.
     """
 
-    def __init__(self, count: int, shape: Sequence[int], folder: Path | str) -> None:
+    def __init__(self, count: int, shape: Sequence[int], folder: Path | str, processes: int = 1) -> None:
         size = 2 * count * int(np.prod(shape))
-        fits = fits_in_memory(size)
+        fits = fits_in_memory(size * processes)
         where = "in memory" if fits else f"in {folder}"
         logger.info("Features of %d images are kept %s: %.0f MB.", count, where, size / 1e6)
         whole = (count, *shape)

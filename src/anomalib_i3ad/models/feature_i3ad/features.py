@@ -45,7 +45,7 @@ def packaged_weights(backbone: str) -> dict[str, torch.Tensor] | None:
     Raises:
         ValueError: If a name or a shape is not timm's.
     """
-    package, finder = PACKAGES.get(backbone, ("", ""))
+    package, finder = PACKAGES.get(backbone.removesuffix(".in1k"), ("", ""))  # timm's name of these weights
     if not package or find_spec(package) is None:
         return None
     path = getattr(import_module(package), finder).get_model_file_path()

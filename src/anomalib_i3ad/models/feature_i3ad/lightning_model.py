@@ -4,6 +4,7 @@ A method of this project, after Nakanishi, Suzuki and Matsuo, Iterative Image In
 Mask for Anomaly Detection, 2020. Where each choice comes from is in the model card beside this file.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.models.base import image_of
-from anomalib_i3ad.models.iterative import IterativeMixin, first_batches
+from anomalib_i3ad.models.base import first_batches, image_of
+from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
@@ -127,15 +128,17 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         self._cache = None  # of a fit that did not end
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
-        # a datamodule may cut several items from one file, by whose path they would be kept
+        # a datamodule may cut several items from one file, by whose path they would be kept; collating may augment
         if (
             isinstance(datamodule, AnomalibDataModule)
             and datamodule.train_augmentations is None
+            and datamodule.external_collate_fn is None
             and datamodule.train_data.samples.image_path.nunique() == len(loader.dataset)
         ):
             height, width = self.image_size
             shape = self.model.grid_shape(height, width)
-            self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir)
+            processes = self.trainer.num_devices
+            self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir, processes)
         if self.batches_seen and torch.isfinite(self.model.std).all():
             return
 
@@ -153,7 +156,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
         totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
-        for batch in first_batches(loader, self.trainer.num_training_batches):
+        count = self.trainer.num_training_batches
+        if math.isinf(count):  # of a stream, maybe one without an end, what the fit will see
+            count = self.planned_steps() * self.trainer.accumulate_grad_batches
+        for batch in first_batches(loader, count):
             batch.image = image_of(batch).to(self.device)
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)

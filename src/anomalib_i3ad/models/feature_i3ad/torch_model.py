@@ -90,6 +90,10 @@ class FeatureI3ADModel(IterativeModel):
                 f"{divisor}, {divisor * -(-least // divisor)} or more (image_size)"
             )
             raise ValueError(msg)
+        odd = [stride for stride in self.features.strides if stride < CELL and CELL % stride]
+        if odd:
+            msg = f"layers with features every {odd[0]} pixels do not fit cells of {CELL}; take others"
+            raise ValueError(msg)
         self.features.check_size(height, width)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int, int]:
