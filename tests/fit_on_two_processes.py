@@ -10,15 +10,15 @@ from anomalib_i3ad import I3AD, FeatureI3AD, Textures
 from model_tester import make_engine
 
 if __name__ == "__main__":
-    root = Path(sys.argv[1])
+    root, out, name = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     torch.manual_seed(0)
     models = {
         "I3AD": partial(I3AD, image_size=64, width=4, adversarial_weight=1.0, learning_rate=1e-2),
         "FeatureI3AD": partial(FeatureI3AD, image_size=96, width=4, initial_grid=2, learning_rate=1e-2),
     }
-    model = models[sys.argv[2]]()
+    model = models[name]()
     datamodule = Textures(root, image_size=64, train_count=12, test_count=7, train_batch_size=3, num_workers=0)
-    make_engine(devices=2, strategy="ddp", precision="bf16-mixed", default_root_dir=root).fit(
+    make_engine(devices=2, strategy="ddp", precision="bf16-mixed", default_root_dir=out).fit(
         model, datamodule=datamodule
     )
     weights = sum(parameter.double().sum().item() for parameter in model.parameters())

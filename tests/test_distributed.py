@@ -13,10 +13,10 @@ from model_tester import make_engine
 
 
 @pytest.mark.parametrize("name", ["I3AD", "FeatureI3AD"])
-def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, texture_root: Path) -> None:
+def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, texture_root: Path, tmp_path: Path) -> None:
     script = Path(__file__).with_name("fit_on_two_processes.py")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script), str(texture_root), name],
+        [sys.executable, "-W", "ignore", str(script), str(texture_root), str(tmp_path), name],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{script.parent}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         text=True,
