@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy import Inspector, command_line, results, sources
+from anomalib_i3ad.deploy import Inspector, command_line, results, results_folder, sources
 from anomalib_i3ad.deploy.decoding import ImageError
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.deploy.results_folder import ClaimError, claimed
@@ -549,6 +549,28 @@ def test_a_folder_of_results_that_another_process_took_meanwhile_is_left_to_it(t
             with pytest.raises(ClaimError, match="writes here"):
                 first.append(row)
         first._file.close()
+
+
+def test_rows_wait_while_the_disk_of_their_folder_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, device_of = tmp_path / "mounted" / "out", results_folder._device_of
+    with claimed(out, {}) as renew, closing(Results(out / "results.csv", renew)) as file:
+        names = iter("abcd")
+
+        def append() -> None:
+            file.append({**dict.fromkeys(FIELDS), "image": next(names)})
+
+        append()
+        out.parent.rename(tmp_path / "away")
+        out.parent.mkdir()
+        monkeypatch.setattr(results_folder, "_device_of", lambda folder: device_of(folder) + 1)
+        append()
+        append()
+        assert (file.waiting, list(out.parent.iterdir())) == (2, [])
+        out.parent.rmdir()
+        (tmp_path / "away").rename(out.parent)  # as another device, as shares may be
+        append()
+        assert not file.waiting
+    assert [row["image"] for _, row in results.rows_in(out / "results.csv")] == list("abcd")
 
 
 class Dead:

@@ -117,6 +117,19 @@ def is_folder_of_results(folder: Path) -> bool:
     return os.path.exists(folder / LOCK) and os.path.exists(folder / BELONGS)  # noqa: PTH110
 
 
+def _is_there(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is the one that is there: it may be removed, closed, or dead like the share it was on."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (OSError, ValueError):
+        return False
+
+
+def _device_of(folder: Path) -> int:
+    """What tells the disk on which a folder is, or would be made, from others."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists()).stat().st_dev
+
+
 @contextmanager
 def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterator[Callable[[], None]]:
     """Hold a folder of results against all other processes.
@@ -127,7 +140,8 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
         again: Remove the results that are there, and their pictures.
 
     Yields:
-        A function that holds the folder anew where it was removed or moved meanwhile; it raises as this one does.
+        A function that holds the folder anew where it was removed or moved meanwhile; it raises as this one does, and
+        ``OSError`` while the folder would be made on another disk: under a mount point nobody would find the rows.
 
     Raises:
         ClaimError: If another process writes there, or results that are there belong to something else.
@@ -148,11 +162,9 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
 
         def renew() -> None:
             nonlocal lock
-            try:
-                ours = os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat())
-            except (OSError, ValueError):  # removed, or a share that was away; the latter where it still is
-                ours = False
-            if not ours:
+            if not _is_there(lock, folder / LOCK):
+                if not (folder / BELONGS).exists() and _device_of(folder) != device:
+                    raise OSError(errno.ENODEV, "its disk is away", str(folder))
                 with suppress(OSError):
                     lock.close()
                 lock = hold()
@@ -163,6 +175,7 @@ def claimed(folder: Path, of: dict[str, Any], *, again: bool = False) -> Iterato
                 _note(folder, of)
 
         lock = hold()
+        device = _device_of(folder)
         if again:
             _start_over(folder)
         if any(next(rows_in(folder / name), None) for name in RESULTS):
