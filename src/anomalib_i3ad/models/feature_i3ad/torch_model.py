@@ -167,15 +167,12 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([usual(of_layer) for usual, of_layer in layers], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1.
-
-        Where more than usual is expected, both are less: what is usual says little of parts that lie anywhere.
-        """
+        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1."""
         scene, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
-        share = 2 / (torch.maximum(expected, self.usual_cosine) + self.usual_cosine)
-        cosines = self.cosines(tuple(directions), drawn) * share
-        errors = self.errors(self.features_in(scene) - drawn) * (self.usual_cosine * share)
+        # what is expected is usually as large as what is usual
+        cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
+        errors = self.errors(self.features_in(scene) - drawn)
         # the power of each, not of their product, which would be too large for half precision
         powers = cosines.pow((1 - ERROR_SHARE) / len(directions)) * errors.pow(ERROR_SHARE / len(directions))
         residual = powers.prod(dim=1, keepdim=True)
