@@ -409,7 +409,8 @@ class TestFeatures:
         for content, part in ((lacking, "conv_pw.weight"), (prefixed, "conv_stem.weight"), ({}, "conv_stem.weight")):
             torch.save(content, tmp_path / "other.pth")
             with pytest.raises(
-                ValueError, match=rf"other\.pth .* none for \d+ parts, such as .*{part}\)\. Name a file"
+                ValueError,
+                match=rf"other\.pth \(LookupError: the file has none for \d+ parts, such as .*{part}\)\. Name a file",
             ):
                 FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "other.pth").load_pretrained()
 

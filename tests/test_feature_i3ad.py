@@ -1,6 +1,7 @@
 """FeatureI3AD: features, inpainter, losses, calibration."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -65,31 +66,22 @@ class TestFeatureI3AD(ModelTester):
         with pytest.raises(ValueError, match="this trainer has fitted before"):  # it would end after one step
             engine.fit(model, datamodule=self.datamodule(texture_root))
 
-    def test_trains_on_a_stream(self, textures: Textures) -> None:
+    @pytest.mark.parametrize(
+        ("indices", "limits", "steps"), [(partial(range, 8), {}, 4), (count, {"max_train_steps": 2}, 2)]
+    )
+    def test_trains_on_a_stream(self, textures: Textures, indices, limits, steps: int) -> None:
+        """Also on one without an end."""
+
         class Stream(IterableDataset):
             def __iter__(self) -> Iterator[ImageItem]:
-                return (textures.train_data[index] for index in range(8))
+                return (textures.train_data[index % 10] for index in indices())
 
         textures.prepare_data()
         textures.setup()
         batches = DataLoader(Stream(), 4, collate_fn=ImageBatch.collate)
-        model = FeatureI3AD(**TINY, visualizer=False)
+        model = FeatureI3AD(**TINY, **limits, visualizer=False)
         make_engine().fit(model, batches, textures.val_dataloader())
-        images = torch.stack([textures.train_data[index].image for index in range(8)])
-        expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
-        torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)
-
-    def test_trains_on_a_stream_without_an_end(self, textures: Textures) -> None:
-        class Stream(IterableDataset):
-            def __iter__(self) -> Iterator[ImageItem]:
-                return (textures.train_data[index % 10] for index in count())
-
-        textures.prepare_data()
-        textures.setup()
-        batches = DataLoader(Stream(), 4, collate_fn=ImageBatch.collate)
-        model = FeatureI3AD(**TINY, max_train_steps=2, visualizer=False)
-        make_engine().fit(model, batches, textures.val_dataloader())
-        assert model.train_step == 2
+        assert model.train_step == steps
         images = torch.stack([textures.train_data[index].image for index in range(8)])
         expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3))
         torch.testing.assert_close(model.model.mean.flatten(), expected, rtol=1e-4, atol=1e-4)

@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "format": chosen.format,
         }
         pictures, passed, done = chosen.out / PICTURES, Counter[str](), dict[str, Stamp]()
-        # before --again removes anything
+        # before --again removes anything; what is done they look up as they come
         frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
         with (
             claimed(chosen.out, belongs, again=chosen.again) as renew,

@@ -112,9 +112,10 @@ def _check(folder: Path, of: dict[str, Any]) -> None:
 
 
 def is_folder_of_results(folder: Path) -> bool:
-    """Whether a run, maybe another one, writes there or has written there."""
+    """Whether a run, maybe another one, writes there or has written there, or its pictures."""
+    held = [folder, folder.parent] if folder.name == PICTURES else [folder]
     # unlike Path.exists, no error where nobody may look
-    return os.path.exists(folder / LOCK) and os.path.exists(folder / BELONGS)  # noqa: PTH110
+    return any(os.path.exists(one / LOCK) and os.path.exists(one / BELONGS) for one in held)  # noqa: PTH110
 
 
 def _is_there(file: IO[bytes], path: Path) -> bool:

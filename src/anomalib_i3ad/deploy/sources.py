@@ -18,7 +18,7 @@ import numpy as np
 from .camera import Camera, name_of
 from .decoding import SUFFIXES, ImageError, fault, read_file, read_image
 from .results import Stamp
-from .results_folder import PICTURES, is_folder_of_results
+from .results_folder import is_folder_of_results
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +85,6 @@ def _file_frame(path: str | Path, name: str) -> Frame:
         return Frame(name, partial(read_image, path))
 
 
-def _is_of_results(folder: Path) -> bool:
-    return is_folder_of_results(folder) or (folder.name == PICTURES and is_folder_of_results(folder.parent))
-
-
 def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[tuple[str, str]]:
     """Image files below a folder, and their paths within it, sorted within each folder.
 
@@ -102,7 +98,7 @@ def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Itera
         why = (
             "hidden" if path.name.startswith(".") else
             "linked folder" if os.path.islink(path) else  # noqa: PTH114  # no error where nobody may look
-            "folder of results" if _real(path) == own or _is_of_results(path) else ""
+            "folder of results" if _real(path) == own or is_folder_of_results(path) else ""
         )  # fmt: skip
         passed.update([why] if why else [])
         return not why

@@ -110,12 +110,12 @@ def time_again(config: Path, out: Path, console: Console) -> int:
     results, failed = out / "results.csv", 0
     for job in read_jobs(config):
         try:
-            rows = read_rows(results)
-            of_job = rows["key"] == key_of(job)
-            if not of_job.any():
+            key, rows = key_of(job), read_rows(results)
+            row = rows[rows["key"] == key]
+            if row.empty:
                 console.print(f"{title_of(job)}: no row of these arguments and versions")
                 continue
-            before, checkpoint, note = rows.loc[of_job, ["milliseconds", "checkpoint", "note"]].iloc[0]
+            before, checkpoint, note = row[["milliseconds", "checkpoint", "note"]].iloc[0]
             cost = time_job(job, out / checkpoint)
         except Exception as error:
             logger.exception("%s cannot be timed", title_of(job))
@@ -124,9 +124,8 @@ def time_again(config: Path, out: Path, console: Console) -> int:
             continue
         note = "; ".join(part for part in note.split("; ") if part != NOT_TIMED)
         rows = read_rows(results)  # another benchmark may have added some meanwhile
-        of_job = rows["key"] == key_of(job)
         for name, value in {**cost._asdict(), "note": note}.items():
-            rows[name] = rows[name].mask(of_job, value)
+            rows[name] = rows[name].mask(rows["key"] == key, value)
         write_rows(results, rows)
         console.print(f"{title_of(job)}: {cost.milliseconds:.1f} ms (before: {before:.1f})")
     return failed

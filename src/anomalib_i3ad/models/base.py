@@ -259,7 +259,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             )
             raise ValueError(msg)
         with torch.random.fork_rng(devices=()):  # a loader draws a seed for its workers
-            some = any(self._normal(batch).any() for batch in self.validation_batches())
+            some = any(self.is_normal(batch).any() for batch in self.validation_batches())
         if not self.trainer.strategy.reduce_boolean_decision(some, all=False):
             msg = (
                 "no validation image is normal, so that thresholds could not be calibrated: set the datamodule's "
@@ -283,7 +283,12 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         return chain(*map(first_batches, loaders, self.trainer.num_val_batches))
 
     @staticmethod
-    def _normal(batch: Any) -> torch.Tensor:
+    def is_normal(batch: Any) -> torch.Tensor:
+        """Which images of a validation batch are normal, ``(N,)`` bool.
+
+        Raises:
+            ValueError: If nothing tells.
+        """
         if batch.gt_label is None:
             msg = "validation images have no gt_label; give them one, 0 if they are normal"
             raise ValueError(msg)

@@ -57,7 +57,7 @@ class IterativeMixin(ReconstructionMixin):
         """Apply a measurement to the scenes of the normal validation images, batch by batch."""
         found = []
         for batch in self.validation_batches():
-            image = image_of(batch)[batch.gt_label == 0].to(self.device)
+            image = image_of(batch)[self.is_normal(batch)].to(self.device)
             if len(image):
                 image = self.pre_processor(image) if self.pre_processor else image
                 found.append(measure(self.model.scene_of(image)).cpu())
