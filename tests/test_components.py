@@ -29,7 +29,7 @@ from anomalib_i3ad.components.ssim import prepare, ssim
 from anomalib_i3ad.components.stitching import draw_hidden
 from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.models.i3ad.gated_conv import GatedConv2d
-from anomalib_i3ad.models.riad.gms import gms_dissimilarity, msgms_dissimilarities, msgms_map
+from anomalib_i3ad.models.riad.gms import gms_dissimilarity, msgms_dissimilarities, msgms_loss, msgms_map
 from anomalib_i3ad.pre_processing import AntialiasedResize
 from anomalib_i3ad.pre_processing.resize import _interpolation_weights
 
@@ -160,6 +160,7 @@ class TestGMS:
         second = np.mean([self.expected(halved[0][0, c], halved[1][0, c]) for c in range(3)], axis=0)
         assert np.abs(maps[1][0, 0].numpy() - second).max() < 1e-4
         assert msgms_map(image, other).shape == (2, 1, 64, 40)
+        assert msgms_loss(image, other).item() == pytest.approx(np.mean([m.mean() for m in maps]))
 
     def test_is_exactly_zero_for_equal_images(self) -> None:
         image, _ = pair(64, 64)

@@ -44,7 +44,7 @@ from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
-from anomalib_i3ad.deploy.results import FIELDS, Results
+from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.models.base import image_of
 from conftest import TINY
 from model_tester import faded_peaks, make_engine, make_images
@@ -622,71 +622,6 @@ class TestDecoding:
         data[len(data) // 2] ^= 4
         with pytest.raises(ImageError, match="a checksum is wrong"):
             decoding.decode(bytes(data))
-
-
-class TestResults:
-    ROW = {**dict.fromkeys(FIELDS), "picture": "x" * 50, "size": 1, "mtime_ns": 2}
-
-    def row(self, name: str) -> dict[str, object]:
-        return {**self.ROW, "image": name}
-
-    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-    def test_torn_at_any_byte_keeps_whole_rows(self, tmp_path: Path, suffix: str) -> None:
-        names = ["plain.png", 'with "quotes", commas.png', "with\nline break.png", "umlaut ä.png", "odd \udcff.png"]
-        path = tmp_path / f"results.{suffix}"
-        results = Results(path)
-        ends = [path.stat().st_size]
-        for name in names:
-            results.append(self.row(name))
-            ends.append(path.stat().st_size)
-        results.close()
-        content = path.read_bytes()
-        for cut in range(len(content) + 1):
-            path.write_bytes(content[:cut])
-            results = Results(path)
-            whole = sum(cut >= end for end in ends[1:])
-            assert results.done == dict.fromkeys(names[:whole], (1, 2))
-            for name in names[whole:]:
-                results.append(self.row(name))
-            results.close()
-            assert path.read_bytes() == content
-
-    def test_full_disk_loses_nothing(self, tmp_path: Path) -> None:
-        small = tmp_path / "small"
-        small.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small], check=False).returncode:
-            pytest.skip("needs the right to mount a small tmpfs")
-        try:
-            results = Results(small / "results.csv")
-            (small / "filler").write_bytes(b"x" * 8192)
-            for number in range(150):
-                results.append(self.row(f"{number:03}.png"))
-            assert 0 < results.waiting < 150
-            with (small / "results.csv").open(newline="") as file:
-                assert len(list(csv.DictReader(file))) == 150 - results.waiting
-            (small / "filler").unlink()
-            results.append(self.row("last.png"))
-            assert not results.waiting
-            results.close()
-            with (small / "results.csv").open(newline="") as file:
-                assert [row["image"] for row in csv.DictReader(file)] == [
-                    *(f"{i:03}.png" for i in range(150)),
-                    "last.png",
-                ]
-            (small / "filler").write_bytes(b"x" * 4096)
-            results = Results(small / "results.csv")
-            for number in range(150, 400):
-                results.append(self.row(f"{number}.png"))
-            with pytest.raises(OSError, match=r"results.csv: no room for the last \d+ rows"):
-                results.close()
-        finally:
-            subprocess.run(["umount", small], check=True)
-
-    def test_refuses_a_table_of_something_else(self, tmp_path: Path) -> None:
-        (tmp_path / "results.csv").write_text("a,b\n1,2\n")
-        with pytest.raises(ValueError, match=r"results.csv: has other columns"):
-            Results(tmp_path / "results.csv")
-        assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
 
 
 class TestInspect:

@@ -459,6 +459,12 @@ class TestBenchmark:
         assert f"{tmp_path / 'results.csv'}: not the results of a benchmark" in capsys.readouterr().err
         assert (tmp_path / "results.csv").read_text() == "image,score\n1.png,0.5\n"
 
+    def test_says_which_file_is_absent(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(["--config", str(tmp_path / "absent.yaml")])
+        assert stopped.value.code == 2
+        assert "absent.yaml" in capsys.readouterr().err
+
     def test_an_unknown_model_does_not_stop_the_others(
         self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     ) -> None:
@@ -557,12 +563,6 @@ class TestCommit:
     def test_is_empty_without_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
         assert commit() == ""
-
-    def test_says_which_file_is_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-        with pytest.raises(SystemExit) as stopped:
-            benchmark.main(["--config", str(tmp_path / "absent.yaml")])
-        assert stopped.value.code == 2
-        assert "absent.yaml" in capsys.readouterr().err
 
 
 class TestAccuracy:

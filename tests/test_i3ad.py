@@ -256,7 +256,7 @@ class TestGenerator:
         features = tile.repeat(1, 1, 4, 4)
         hole = torch.zeros(1, 1, 128, 128)
         hole[..., 32:48, 32:48] = 1
-        attended = ContextualAttention(8)(features, hole)
+        attended = ContextualAttention()(features, hole)
         hidden = torch.nn.functional.max_pool2d(hole, 4)[0, 0] > 0
         assert torch.equal(attended[..., ~hidden], features[..., ~hidden])
         rebuilt, original = attended[..., hidden].flatten(), features[..., hidden].flatten()
@@ -271,7 +271,7 @@ class TestGenerator:
         hole[..., 16:32, 16:32] = 1
         partly = hole.clone()
         partly[..., 40, 40] = share
-        moved = (ContextualAttention(8)(features, partly) - ContextualAttention(8)(features, hole)).abs()
+        moved = (ContextualAttention()(features, partly) - ContextualAttention()(features, hole)).abs()
         assert 0 < moved[..., 10, 10].max() < 10 * share  # its own place
         assert 0 < moved[..., 4:8, 4:8].max() < 10 * share  # rebuilt from it, among others
 

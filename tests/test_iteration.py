@@ -218,6 +218,7 @@ def test_a_film_is_the_iteration(model: IterativeModel) -> None:
     scene = model.scene_of(image)
     first = residual_of(model, scene, model.initial_inpainting(scene))
     assert torch.equal(frames[0].residual, model.map_of(first, image))
+    assert torch.equal(frames[0].inpainting, model.picture_of(model.initial_inpainting(scene), image))
     assert torch.equal(frames[0].hole, model.hidden_with(grid_holes(model.initial_grid, *scene.shape[-2:])[:1]))
     for frame in frames:
         assert frame.inpainting.shape == image.shape

@@ -10,7 +10,7 @@ from anomalib.data import ImageBatch, InferenceBatch, MVTecAD
 from scipy.stats import gamma, nct, norm
 
 from anomalib_i3ad.deploy.masks import mask_of
-from anomalib_i3ad.post_processing import QuantilePostProcessor, quantile
+from anomalib_i3ad.post_processing import QuantilePostProcessor, pooled, quantile
 from model_tester import faded_peaks, make_images
 
 ALONE = SimpleNamespace(world_size=1)
@@ -258,7 +258,7 @@ def test_no_normal_image_and_no_finite_score_are_refused() -> None:
 
 def test_quantile_of_more_values_than_torch_takes() -> None:
     values = torch.arange(2**24 + 1, dtype=torch.float32)
-    assert quantile(list(values.chunk(3)), 0.25, ALONE) == pytest.approx(2**22)
+    assert quantile(pooled(list(values.chunk(3)), ALONE), 0.25) == pytest.approx(2**22)
 
 
 def test_arguments_survive_a_checkpoint() -> None:

@@ -34,7 +34,8 @@ for program in sys.argv[1:]:
             print(program, traceback.format_exc())
         sys.stdout.flush()
         os._exit(0)
-    os.wait()
+    if os.wait()[1]:
+        print(program, "ended otherwise")
 """
 
 

@@ -690,6 +690,58 @@ class TestResults:
     def row(self, name: str, **more: object) -> dict[str, object]:
         return {**dict.fromkeys(FIELDS), "image": name, "size": 1, "mtime_ns": 2, **more}
 
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+    def test_torn_at_any_byte_keeps_whole_rows(self, tmp_path: Path, suffix: str) -> None:
+        names = ["plain.png", 'with "quotes", commas.png', "with\nline break.png", "umlaut ä.png", "odd \udcff.png"]
+        path = tmp_path / f"results.{suffix}"
+        results = Results(path)
+        ends = [path.stat().st_size]
+        for name in names:
+            results.append(self.row(name, picture="x" * 50))
+            ends.append(path.stat().st_size)
+        results.close()
+        content = path.read_bytes()
+        for cut in range(len(content) + 1):
+            path.write_bytes(content[:cut])
+            results = Results(path)
+            whole = sum(cut >= end for end in ends[1:])
+            assert results.done == dict.fromkeys(names[:whole], (1, 2))
+            for name in names[whole:]:
+                results.append(self.row(name, picture="x" * 50))
+            results.close()
+            assert path.read_bytes() == content
+
+    def test_full_disk_loses_nothing(self, tmp_path: Path) -> None:
+        small = tmp_path / "small"
+        small.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", small], check=False).returncode:
+            pytest.skip("needs the right to mount a small tmpfs")
+        try:
+            results = Results(small / "results.csv")
+            (small / "filler").write_bytes(b"x" * 8192)
+            for number in range(150):
+                results.append(self.row(f"{number:03}.png", picture="x" * 50))
+            assert 0 < results.waiting < 150
+            with (small / "results.csv").open(newline="") as file:
+                assert len(list(csv.DictReader(file))) == 150 - results.waiting
+            (small / "filler").unlink()
+            results.append(self.row("last.png", picture="x" * 50))
+            assert not results.waiting
+            results.close()
+            with (small / "results.csv").open(newline="") as file:
+                assert [row["image"] for row in csv.DictReader(file)] == [
+                    *(f"{i:03}.png" for i in range(150)),
+                    "last.png",
+                ]
+            (small / "filler").write_bytes(b"x" * 4096)
+            results = Results(small / "results.csv")
+            for number in range(150, 400):
+                results.append(self.row(f"{number}.png", picture="x" * 50))
+            with pytest.raises(OSError, match=r"results.csv: no room for the last \d+ rows"):
+                results.close()
+        finally:
+            subprocess.run(["umount", small], check=True)
+
     @pytest.mark.parametrize("moved", ["", "results.old", "../old"])
     @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
     def test_that_are_removed_or_moved_meanwhile_are_begun_anew(

@@ -142,6 +142,14 @@ class TestTrainingStep:
             model.training_step(ImageBatch(image=make_images(1, 64, 64)), 0)
         assert drawn == {2, 4, 8, 16}
 
+    def test_is_of_the_sum_of_its_terms(self) -> None:
+        model, terms = Riad(**TINY), {}
+        model.step_rng, model.check_losses = lambda: np.random.default_rng(0), terms.update
+        loss = model.training_step(ImageBatch(image=make_images(2, 64, 64)), 0)
+        assert loss.item() == pytest.approx(sum(term.item() for term in terms.values()))
+        assert len(terms) == 3
+        assert min(term.item() for term in terms.values()) > 0
+
 
 class TestUNet:
     def test_has_the_levels_of_the_authors(self) -> None:
@@ -158,7 +166,7 @@ class TestUNet:
 
 
 class TestLoss:
-    def test_is_the_sum_of_its_terms(self) -> None:
+    def test_terms_are_what_they_say(self) -> None:
         image, other = make_images(2, 64, 64), make_images(2, 64, 64, seed=1)
         terms = riad_loss(image, other)
         assert terms["msgms_loss"] == msgms_loss(image, other)

@@ -38,12 +38,14 @@ from anomalib_i3ad import I3AD, AnoGan, FeatureI3AD, Riad, SsimAe
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time
 from anomalib_i3ad.evaluation.cost import shortest
+from anomalib_i3ad.evaluation.markdown import markdown
 from anomalib_i3ad.export.quantization import quantize
 
 if ONNX_RUNTIME := find_spec("onnxruntime"):  # only the extra dev has it
     import onnxruntime
 
 SIZE, ROUNDS, RUNS, THROUGHPUT_IMAGES = 256, 15, 4, 12
+HEAD = ("model", "engine", "ms", "images/s", "MB on disk", "MB of memory", "GMAC", "of the peak")
 ENGINES = ("torch", "compile", "onnxruntime", "openvino", "fp16", "int8")
 
 
@@ -257,19 +259,19 @@ class Measured:
             if engine not in self.failed:
                 self.times[engine].append(shortest(self.runs[engine], RUNS))
 
-    def rows(self, peak: float) -> list[str]:
+    def rows(self, peak: float) -> list[list[str]]:
         """Rows of the table."""
         rows = []
         for engine in self.engines:
             if engine in self.failed:
-                rows.append(f"| {self.name} | {engine} | {self.failed[engine]} | | | | | |")
+                rows.append([self.name, engine, self.failed[engine], *[""] * 5])
                 continue
             seconds = float(np.median(self.times[engine]))
-            rows.append(
-                f"| {self.name} | {engine} | {1000 * seconds:.1f} | {self.speeds[engine]():.2f} | "
-                f"{self.sizes[engine] / 1e6:.1f} | {self.memory[engine] / 1e6:.0f} | {self.gmac:.1f} | "
-                f"{1e9 * self.gmac / seconds / peak:.0%} |"
-            )
+            rows.append([
+                self.name, engine, f"{1000 * seconds:.1f}", f"{self.speeds[engine]():.2f}",
+                f"{self.sizes[engine] / 1e6:.1f}", f"{self.memory[engine] / 1e6:.0f}", f"{self.gmac:.1f}",
+                f"{1e9 * self.gmac / seconds / peak:.0%}",
+            ])  # fmt: skip
         return rows
 
 
@@ -295,8 +297,6 @@ def main() -> None:
         engines = tuple(engine for engine in engines if engine != "onnxruntime")
     peak = convolution_peak()
     print(f"convolution peak: {peak / 1e9:.1f} GMAC/s, torch threads: {torch.get_num_threads()}\n")
-    lines = ["| model | engine | ms | images/s | MB on disk | MB of memory | GMAC | of the peak |"]
-    print(f"{lines[0]}\n|---|---|---|---|---|---|---|---|", flush=True)
     with ExitStack() as stack:
         measured = []
         for name in arguments.models:
@@ -305,13 +305,11 @@ def main() -> None:
         for _ in track(range(ROUNDS), "rounds"):
             for model in measured:
                 model.take_turns()
-        for model in measured:
-            rows = model.rows(peak)
-            print("\n".join(rows), flush=True)
-            lines += rows
+        rows = [row for model in measured for row in model.rows(peak)]
+    print(markdown(HEAD, rows))
     if arguments.csv:
         with arguments.csv.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(line.strip("| ").split(" | ") for line in lines)
+            csv.writer(file, lineterminator="\n").writerows([HEAD, *rows])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Layers shared by the models."""
+"""What torch models share, without Lightning."""

@@ -1,9 +1,9 @@
 """``anomalib-i3ad convert``: an exported model in the form that a device or a server wants."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -13,14 +13,12 @@ from .drawn_images import drawn_images
 from .engine import fitted
 from .graph import (
     FP32,
-    OUTPUTS,
     ModelError,
     fixed_size,
     in_form,
     read_model,
     reason_of,
     save_model,
-    served_path,
     takes_bytes,
 )
 from .progress import say
@@ -65,16 +63,19 @@ def difference(before: ov.Model, after: ov.Model) -> Difference:
         after: Another form of it.
     """
     images = drawn_images(fixed_size(before))
-    results = []
-    for model in (before, after):
-        compiled = new_core().compile_model(model, "CPU", FP32)
-        batches = [fitted(image, fixed_size(model))[None] for image in images]
-        as_bytes = takes_bytes(model)
-        given = (image if as_bytes else image.transpose(0, 3, 1, 2) / np.float32(255) for image in batches)
-        results.append([[compiled(image)[name].astype(float) for name in OUTPUTS[:3]] for image in given])
-    moves = [[np.abs(old - new).max() for old, new in zip(*pair, strict=True)] for pair in zip(*results, strict=True)]
-    scores, labels, maps = np.transpose(moves)
-    return Difference(float(max(*scores, *maps)), int(labels.sum()), len(images))
+    largest, labels = 0.0, 0
+    for old, new in zip(_results(before, images), _results(after, images), strict=True):
+        moves = (float(np.abs(old[name] - new[name]).max()) for name in ("pred_score", "anomaly_map"))
+        largest = max(largest, *moves)
+        labels += int(old["pred_label"].item() != new["pred_label"].item())
+    return Difference(largest, labels, len(images))
+
+
+def _results(model: ov.Model, images: list[np.ndarray]) -> Iterator[Any]:
+    compiled, size, as_bytes = new_core().compile_model(model, "CPU", FP32), fixed_size(model), takes_bytes(model)
+    for image in images:
+        given = fitted(image, size)[None]
+        yield compiled(given if as_bytes else given.transpose(0, 3, 1, 2) / np.float32(255))
 
 
 def place_for(out: Path, model: Path, *, served: bool) -> Path:
@@ -88,7 +89,7 @@ def place_for(out: Path, model: Path, *, served: bool) -> Path:
     Raises:
         ModelError: If it is no ``.xml`` file, or the model itself.
     """
-    path = served_path(out) if served else out
+    path = out.with_suffix("") / "1" / "model.xml" if served else out  # version 1, where the server looks
     if out.suffix != ".xml" or path.resolve() == model.resolve():
         msg = f"{path}: --out is an .xml file other than the model itself"
         raise ModelError(msg)

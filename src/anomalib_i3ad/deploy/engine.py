@@ -19,6 +19,8 @@ from .graph import (
     FP32,
     RECONSTRUCTION,
     ModelError,
+    detail_names,
+    fixed_size,
     loops_of,
     one_at_a_time,
     read_model,
@@ -159,11 +161,9 @@ class Inspector:
             reason = reason_of(error)
             msg = f"{model}: {device} cannot run it ({reason}); if it cannot run loops: anomalib-i3ad convert --unroll"
             raise ModelError(msg) from error
-        shape = self._compiled.input(0).get_partial_shape()
-        self._size = None if shape.is_dynamic else (shape[1].get_length(), shape[2].get_length())
-        names = {name for output in self._compiled.outputs for name in output.get_names()}
-        self._iterates = "iterations" in names
-        self._reconstructs = RECONSTRUCTION in names
+        self._size = fixed_size(graph)
+        details = detail_names(graph)
+        self._iterates, self._reconstructs = "iterations" in details, RECONSTRUCTION in details
         #: How many images are best under inspection at a time.
         self.parallel: int = self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._free: list[ov.InferRequest] = []
@@ -227,10 +227,10 @@ class Inspector:
             anomaly_map = request.get_tensor("anomaly_map").data[0, 0].copy()
             score = float(request.get_tensor("pred_score").data.item())
             iterations = round(request.get_tensor("iterations").data.item()) if self._iterates else None
-            drawn = request.get_tensor(RECONSTRUCTION).data[0] if self._reconstructs else None
             reconstruction = None
-            if drawn is not None:
-                reconstruction = np.rint(255 * drawn.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+            if self._reconstructs:
+                drawn = request.get_tensor(RECONSTRUCTION).data[0].clip(0, 1)
+                reconstruction = np.rint(255 * drawn).astype(np.uint8).transpose(1, 2, 0)
             milliseconds = request.latency
             if not (np.isfinite(score) and np.isfinite(anomaly_map).all()):
                 msg = "the model's result is not finite"

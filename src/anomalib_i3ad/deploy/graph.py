@@ -79,13 +79,10 @@ def read_model(path: str | Path) -> ov.Model:
     if not taken.compatible(ov.PartialShape(image)):
         msg = f"{path}: not a model of colour images, one at a time: its input is {taken}, needed is {image}"
         raise ModelError(msg)
-    if model.has_rt_info([OWN_INFO, "weights_sha256"]):
-        expected = model.get_rt_info([OWN_INFO, "weights_sha256"]).astype(str)
-        if expected != weights_digest(path):
-            msg = (
-                f"{path.with_suffix('.bin')}: not the weights that {path.name} was written with; copy both files again"
-            )
-            raise ModelError(msg)
+    expected = _noted(model, "weights_sha256")
+    if expected and expected != weights_digest(path):
+        msg = f"{path.with_suffix('.bin')}: not the weights that {path.name} was written with; copy both files again"
+        raise ModelError(msg)
     gone = set(detail_names(model)) - _tensor_names(model)
     if gone:
         msg = f"{path}: its details {', '.join(sorted(gone))} are not in the graph; export the model again"
@@ -118,18 +115,21 @@ def save_model(model: ov.Model, path: Path) -> Path:
     return path
 
 
+def _noted(model: ov.Model, name: str) -> str:
+    """Entry of ours in the graph's metadata; empty where there is none."""
+    place = [OWN_INFO, name]
+    return str(model.get_rt_info(place).astype(str)) if model.has_rt_info(place) else ""
+
+
 def thresholds_of(model: ov.Model) -> tuple[float, float]:
     """Score above which an image is anomalous, and map value above which a pixel is; 0.5 where the file says none."""
-    image, pixel = (
-        float(model.get_rt_info([OWN_INFO, name]).astype(str)) if model.has_rt_info([OWN_INFO, name]) else 0.5
-        for name in ("image_threshold", "pixel_threshold")
-    )
+    image, pixel = (float(_noted(model, name) or 0.5) for name in ("image_threshold", "pixel_threshold"))
     return image, pixel
 
 
 def detail_names(model: ov.Model) -> list[str]:
     """Names of the tensors by which the graph explains a result; ``iterations`` and ``reconstruction`` are known."""
-    return model.get_rt_info([OWN_INFO, DETAILS]).astype(str).split() if model.has_rt_info([OWN_INFO, DETAILS]) else []
+    return _noted(model, DETAILS).split()
 
 
 def set_detail_names(model: ov.Model, names: list[str]) -> ov.Model:
@@ -299,8 +299,3 @@ def in_form(
         elif not model.is_dynamic():  # Model API divides by 255 itself, but for images of fixed size
             model.set_rt_info("255 255 255", [MODEL_INFO, "scale_values"])
     return _halved(model) if half else model
-
-
-def served_path(path: Path) -> Path:
-    """Where OpenVINO Model Server looks for the model ``NAME.xml``: ``NAME/1/model.xml``."""
-    return path.with_suffix("") / "1" / "model.xml"

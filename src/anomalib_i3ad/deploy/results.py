@@ -25,7 +25,7 @@ NO_ROOM = "no room"
 Stamp = tuple[int, int]
 
 
-def to_line(row: dict[str, Any], *, as_json: bool) -> bytes:
+def _to_line(row: dict[str, Any], *, as_json: bool) -> bytes:
     """A row as it stands in a file of results; ``None`` is an empty field of a table, and null in JSON."""
     if as_json:
         return json.dumps(row).encode() + b"\n"
@@ -35,7 +35,7 @@ def to_line(row: dict[str, Any], *, as_json: bool) -> bytes:
 
 
 def _header(*, as_json: bool) -> bytes:
-    return b"" if as_json else to_line(dict(zip(FIELDS, FIELDS, strict=True)), as_json=False)
+    return b"" if as_json else _to_line(dict(zip(FIELDS, FIELDS, strict=True)), as_json=False)
 
 
 def _from_line(line: bytes, *, as_json: bool) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class Results:
             row: An entry for each of ``FIELDS``, ``None`` where there is nothing to say.
         """
         self._count(row)
-        self._waiting.append(to_line(row, as_json=self._as_json))
+        self._waiting.append(_to_line(row, as_json=self._as_json))
         self._write()
 
     def close(self) -> None:

@@ -13,6 +13,8 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
+from anomalib_i3ad.deploy.results import write_whole
+
 from .configuration import read_jobs
 from .jobs import NOT_TIMED, key_of, run_job, time_job, title_of
 from .parsers import benchmark_parser
@@ -49,6 +51,27 @@ def read_rows(path: Path) -> pd.DataFrame:
     return rows.assign(**{name: rows[name].fillna("") if name in rows else "" for name in TEXT})
 
 
+def read_benchmark(path: Path) -> pd.DataFrame:
+    """Mean figures of each model and category, of the newest version, in ``results.csv`` of a benchmark.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is another.
+    """
+    needed = {"model", "category", "milliseconds", "image_auroc"}
+    try:
+        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
+        missing = needed - set(rows)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        missing = needed
+    if missing:
+        msg = f"--benchmark {path}: not the results.csv of a benchmark: it has no {', '.join(sorted(missing))}"
+        raise ValueError(msg)
+    if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
+        rows = rows[rows["version"].isin(rows["version"].tail(1))]
+    return rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
+
+
 def add_row(path: Path, row: dict[str, Any]) -> None:
     """Append a row."""
     rows, new = read_rows(path), pd.DataFrame([row])
@@ -58,9 +81,7 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write all rows; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
-    aside = path.with_suffix(".new")
-    rows.to_csv(aside, index=False)
-    aside.replace(path)
+    write_whole(path, [rows.to_csv(index=False).encode()])
 
 
 def run(config: Path, out: Path, console: Console) -> int:
@@ -139,4 +160,4 @@ def main(arguments: list[str]) -> int:
         out = parsed.out or Path("runs/benchmark") / parsed.config.stem
         return (time_again if parsed.time_again else run)(parsed.config, out, Console())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        parser.exit(2, f"anomalib-i3ad benchmark: {parsed.config}: {error}\n")
+        parser.exit(2, f"{parser.prog}: {parsed.config}: {error}\n")

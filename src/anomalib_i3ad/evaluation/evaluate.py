@@ -36,7 +36,7 @@ def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> I
         before = max(0, n - 1)
         found = (iterations.found(n) & (iterations.label == 1)).sum()
         counts = (found, len(iterations.rescued(before, n)), len(iterations.rescued(n, before)))
-        texts = map(str, counts) if iterations.has_normal else "---"
+        texts = map(str, counts) if iterations.has_normal else ["-"] * 3
         rows.append([str(n), *map(figure_of, aurocs), *texts])
     yield markdown(["iterations", "image AUROC", "pixel AUROC", "found", "won", "lost"], rows)
     for kind, name in enumerate(("normal", "anomalous")):
@@ -50,9 +50,9 @@ def latency_by_iterations(results: Sequence[Inspection]) -> str:
     for result in results:
         times[result.iterations].append(result.milliseconds)
     medians = {count: float(np.median(taken)) for count, taken in sorted(times.items())}
-    longest = list(medians.values())[-1]
+    most = list(medians.values())[-1]
     rows = [
-        [str(count), str(len(times[count])), f"{median:.1f}", f"{median / longest:.2f}"]
+        [str(count), str(len(times[count])), f"{median:.1f}", f"{median / most:.2f}"]
         for count, median in medians.items()
     ]
     return markdown(["iterations", "images", "ms", "of the most iterations"], rows)

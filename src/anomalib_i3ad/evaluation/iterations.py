@@ -39,7 +39,7 @@ class Iterations(NamedTuple):
         """Whether there are normal images, beside which anomalous ones are found."""
         return bool((self.label == 0).any())
 
-    def rescued(self, before: int = 0, after: int = -1) -> list[str]:
+    def rescued(self, before: int, after: int) -> list[str]:
         """Anomalous images found after one iteration and not after another."""
         gained = self.found(after) & ~self.found(before) & (self.label == 1)
         return [name for name, is_one in zip(self.names, gained, strict=True) if is_one]

@@ -25,7 +25,7 @@ from anomalib_i3ad.visualization.sheet import draw_sheet
 
 from . import explanations
 from .accuracy import measure_accuracy, predict
-from .benchmark import TEXT
+from .benchmark import read_benchmark
 from .iterations import FALSE_ALARMS, Iterations, measure_iterations
 from .page import Page
 from .parsers import report_parser
@@ -99,27 +99,6 @@ def add_iterations(page: Page, iterations: Iterations) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return f": {', '.join(names)}" if names else ""
-
-
-def read_benchmark(path: Path) -> pd.DataFrame:
-    """Mean figures of each model and category, of the newest version, in ``results.csv`` of a benchmark.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is another.
-    """
-    needed = {"model", "category", "milliseconds", "image_auroc"}
-    try:
-        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
-        missing = needed - set(rows)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
-        missing = needed
-    if missing:
-        msg = f"--benchmark {path}: not the results.csv of a benchmark: it has no {', '.join(sorted(missing))}"
-        raise ValueError(msg)
-    if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
-        rows = rows[rows["version"].isin(rows["version"].tail(1))]
-    return rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
 
 
 def write_report(
@@ -201,6 +180,6 @@ def main(arguments: list[str]) -> int:
         title = f"{cls.__name__} on {parsed.category}"
         write_report(model.cpu(), predictions, title, benchmark, parsed.out)
     except (OSError, ValueError) as error:
-        parser.exit(2, f"anomalib-i3ad report: {error}\n")
+        parser.exit(2, f"{parser.prog}: {error}\n")
     print(parsed.out)  # noqa: T201
     return 0

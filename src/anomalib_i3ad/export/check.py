@@ -15,7 +15,7 @@ from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
 from anomalib_i3ad.deploy.core import new_core
-from anomalib_i3ad.deploy.graph import FP32, with_details
+from anomalib_i3ad.deploy.graph import FP32, detail_names, with_details
 from anomalib_i3ad.post_processing import QUANTILES
 
 from .images import flat_images
@@ -55,9 +55,11 @@ def compare(
         ValueError: If a result of the graph is not finite.
     """
     compiled = new_core().compile_model(with_details(model.clone()), "CPU", FP32)
+    iterates = "iterations" in detail_names(model)
+    images = [*images, *flat_images(images[0])]
     score = anomaly_map = mask = 0.0
     labels, iterations = 0, list[float]()
-    for image in [*images, *flat_images(images[0])]:
+    for image in images:
         result = compiled(image.numpy())
         for name in ("pred_score", "anomaly_map"):
             if not np.isfinite(result[name]).all():
@@ -72,12 +74,9 @@ def compare(
         anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
         mask = max(mask, float((result["pred_mask"] != expected.pred_mask.numpy()).mean()))
         labels += int(result["pred_label"].item() == expected.pred_label.item())
-        iterations += (
-            result["iterations"].tolist()
-            if "iterations" in {name for o in compiled.outputs for name in o.names}
-            else []
-        )
-    count = len(images) + 2
+        if iterates:
+            iterations += result["iterations"].tolist()
+    count = len(images)
     close = score <= SCORE_TOLERANCE and anomaly_map <= MAP_TOLERANCE and mask <= MASK_TOLERANCE
     if labels < count or not (close or compressed):
         logger.warning(
@@ -113,7 +112,11 @@ def describe(
     return {
         "model": type(module).__name__,
         "versions": versions,
-        "arguments": {name: value for name, value in module.hparams.items() if _is_plain(value)},
+        "arguments": {
+            name: value
+            for name, value in module.hparams.items()
+            if isinstance(value, int | float | str | list | tuple | None)
+        },
         "input": {
             "shape": str(graph.input(0).get_partial_shape()),
             "type": graph.input(0).get_element_type().get_type_name(),
@@ -131,10 +134,6 @@ def describe(
         "int8": [found._asdict() for found in quantized],
         "bytes": {file.name: file.stat().st_size for file in (path, path.with_suffix(".bin"))},
     }
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float | str | list | tuple | None)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

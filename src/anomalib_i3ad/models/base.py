@@ -34,6 +34,8 @@ from .steps import StepMixin
 logger = logging.getLogger(__name__)
 #: ``max_epochs`` of a trainer whose epochs, steps and time nobody limited.
 UNSET_EPOCHS = 1000
+#: Trainer argument: validation at the end of the fit alone, which writes the one checkpoint.
+VALIDATED_ONCE = {"check_val_every_n_epoch": 1_000_000}
 
 
 def image_of(batch: Batch) -> torch.Tensor:
@@ -242,7 +244,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             raise ValueError(msg)
 
     def on_train_start(self) -> None:
-        """Refuse a fit that could not be calibrated at its end.
+        """Refuse a fit that could not be calibrated at its end, and tell how long it will be.
 
         Raises:
             ValueError: If there are no normal validation images.

@@ -67,7 +67,8 @@ class CheckpointMixin(Base):
             ValueError: If the user set an argument that scores depend on and nothing calibrates again, or one of the
                 optimisers of a fit that goes on, if thresholds are another post-processor's, or weights do not fit.
         """
-        self._check_post_processor(checkpoint.get("anomalib_post_processor_config"))
+        stage = self._trainer.state.fn if self._trainer else None
+        self._check_post_processor(checkpoint.get("anomalib_post_processor_config"), stage)
         processor = self.post_processor
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
         mine = {**self.hparams, **{name: getattr(processor, name) for name in quantiles}}
@@ -75,7 +76,6 @@ class CheckpointMixin(Base):
         defaults = {**signature(type(self)).parameters, **signature(QuantilePostProcessor).parameters}
         differing = _differing(mine, theirs)
         chosen = differing & _differing(mine, {name: parameter.default for name, parameter in defaults.items()})
-        stage = self._trainer.state.fn if self._trainer else None
         refused = chosen - self.training_arguments
         if stage == TrainerFn.FITTING and (fixed := chosen & self.optimizer_arguments):
             msg = (
@@ -108,9 +108,8 @@ class CheckpointMixin(Base):
             data.setup(stage)  # it resizes as the model does
         self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
 
-    def _check_post_processor(self, config: dict[str, Any] | None) -> None:
+    def _check_post_processor(self, config: dict[str, Any] | None, stage: TrainerFn | None) -> None:
         """Let no thresholds of ours meet anomalib's post-processor, or the reverse: they read them otherwise."""
-        stage = self._trainer.state.fn if self._trainer else None
         if not config or not self.post_processor or stage in {TrainerFn.FITTING, TrainerFn.VALIDATING}:
             return
         ours = set(QUANTILES) <= set(config)

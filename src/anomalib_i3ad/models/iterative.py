@@ -8,7 +8,7 @@ import torch
 from torch import optim
 
 from anomalib_i3ad.components.arguments import check_range
-from anomalib_i3ad.post_processing import quantile
+from anomalib_i3ad.post_processing import pooled, quantile
 
 from .base import ReconstructionMixin, image_of
 
@@ -42,10 +42,7 @@ class IterativeMixin(ReconstructionMixin):
         Raises:
             ValueError: If nothing ends the fit.
         """
-        steps = self.planned_steps(optimizer_steps=len(optimizers))
-        if math.isinf(steps):
-            msg = "the learning rate falls until the end of the fit: set max_train_steps, or the trainer's max_epochs"
-            raise ValueError(msg)
+        steps = self.steps_to_the_end("the learning rate falls until the end of the fit", len(optimizers))
 
         def share(step: int) -> float:
             falling = (1 + math.cos(math.pi * min(1, step / steps))) / 2
@@ -71,4 +68,4 @@ class IterativeMixin(ReconstructionMixin):
             FloatingPointError: If residuals are not finite.
         """
         residuals = self.on_normal_images(self.model.initial_residual)
-        self.model.mask_threshold.fill_(quantile(residuals, self.mask_quantile, self.trainer))
+        self.model.mask_threshold.fill_(quantile(pooled(residuals, self.trainer), self.mask_quantile))

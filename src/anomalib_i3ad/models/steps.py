@@ -48,6 +48,18 @@ class StepMixin(Base):
             limits.append(trainer.max_steps / optimizer_steps)
         return min(limits)
 
+    def steps_to_the_end(self, why: str, optimizer_steps: float = 1) -> float:
+        """As :meth:`planned_steps`, where a model must know the end.
+
+        Raises:
+            ValueError: If nothing ends the fit; the message says ``why`` that matters.
+        """
+        steps = self.planned_steps(optimizer_steps)
+        if math.isinf(steps):
+            msg = f"{why}: set max_train_steps, or the trainer's max_epochs"
+            raise ValueError(msg)
+        return steps
+
     def step_rng(self) -> np.random.Generator:
         """Random generator of a training batch; depends on seed, batch and process alone.
 

@@ -35,40 +35,35 @@ def tested_images(data: Any) -> int:
     return int(data.val_data.samples.image_path.isin(data.test_data.samples.image_path).sum())
 
 
-def _pooled(values: list[torch.Tensor], trainer: Trainer) -> np.ndarray:
-    pooled = torch.cat([torch.zeros(0), *(value.detach().flatten().float().cpu() for value in values)]).numpy()
-    if trainer.world_size > 1:
-        gathered: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(gathered, pooled)
-        pooled = np.concatenate(gathered)
-    return pooled
-
-
-def quantile(values: list[torch.Tensor], q: float, trainer: Trainer) -> float:
-    """Quantile of values collected over batches and, when training is distributed, over processes.
-
-    Unlike :func:`torch.quantile` it takes more than 16 million values.
+def pooled(values: list[torch.Tensor], trainer: Trainer) -> np.ndarray:
+    """Values collected over batches and, when training is distributed, over processes.
 
     Args:
-        values: Tensors of any shape, one or more per batch; may be empty in some processes.
-        q: Quantile in [0, 1].
+        values: Tensors of any shape; may be none in some processes.
         trainer: Tells whether there are other processes.
 
     Returns:
-        The quantile, interpolated linearly.
+        ``(count,)``, float32.
+    """
+    found = torch.cat([torch.zeros(0), *(value.detach().flatten().float().cpu() for value in values)]).numpy()
+    if trainer.world_size > 1:
+        gathered: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(gathered, found)
+        found = np.concatenate(gathered)
+    return found
+
+
+def quantile(values: np.ndarray, q: float) -> float:
+    """Quantile q in [0, 1] of values of normal validation images, interpolated linearly.
 
     Raises:
-        ValueError: If there are no values at all.
-        FloatingPointError: If the values are not finite.
+        ValueError: If there are no values.
+        FloatingPointError: If they are not finite.
     """
-    return _quantile(_pooled(values, trainer), q)
-
-
-def _quantile(pooled: np.ndarray, q: float) -> float:
-    if not pooled.size:
+    if not values.size:
         msg = f"there is no normal validation image to calibrate on: {FROM_TRAIN}"
         raise ValueError(msg)
-    result = float(np.quantile(pooled, q))
+    result = float(np.quantile(values, q))
     if not np.isfinite(result):
         msg = "scores of the validation images are not finite: training diverged, and thresholds are not calibrated"
         raise FloatingPointError(msg)
@@ -222,16 +217,16 @@ class QuantilePostProcessor(PostProcessor):
         """
         del pl_module
         # once: pixels are many, and gathered from every process
-        scores = _pooled(self._scores, trainer)
+        scores = pooled(self._scores, trainer)
         limit = _beyond(scores, self.image_quantile)
-        found = _quantile(scores, self.image_quantile)
+        found = quantile(scores, self.image_quantile)
         # anomalib's buffers: its properties read them, and they are in its checkpoints
         calibrated = [(self._image_threshold, self.image_min, scores, limit or found)]
         if self._maps:
-            maps = _pooled(self._maps, trainer)
-            calibrated.append((self._pixel_threshold, self.pixel_min, maps, _quantile(maps, self.pixel_quantile)))
-        for threshold, lowest, pooled, value in calibrated:
-            lowest.fill_(min(_quantile(pooled, 0), 0))
+            maps = pooled(self._maps, trainer)
+            calibrated.append((self._pixel_threshold, self.pixel_min, maps, quantile(maps, self.pixel_quantile)))
+        for threshold, lowest, values, value in calibrated:
+            lowest.fill_(min(quantile(values, 0), 0))
             threshold.fill_(max(value, lowest.item() + SMALLEST_THRESHOLD))
         self._maps.clear()  # they are large
         way = "a tolerance limit" if limit else f"the {self.image_quantile:g} quantile"

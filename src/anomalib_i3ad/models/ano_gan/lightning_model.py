@@ -6,6 +6,7 @@ f-AnoGAN, Medical Image Analysis 2019. Which source each default comes from is i
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import optim
 from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.patches import random_patches
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.models.base import ReconstructionMixin, frozen, image_of
+from anomalib_i3ad.models.base import VALIDATED_ONCE, ReconstructionMixin, frozen, image_of
 
 from .loss import discriminator_loss, encoder_loss, generator_loss
 from .torch_model import AnoGanModel, Discrimination, Inference
@@ -109,7 +110,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         self.encoder_share = encoder_share
         self.feature_weight = feature_weight
         self.betas = betas
-        self.gan_steps: float = float("inf")
+        self.gan_steps = math.inf
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
 
         To search after every epoch would outlast training.
         """
-        once = {"check_val_every_n_epoch": 1_000_000} if self.model.searches else {}
+        once = VALIDATED_ONCE if self.model.searches else {}
         return super().trainer_arguments | once
 
     def configure_optimizers(self) -> list[optim.Optimizer]:
@@ -140,10 +141,8 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
         if self.model.encoder is None:
             return
         gan_share = 1 - self.encoder_share
-        steps = self.planned_steps(optimizer_steps=1 + gan_share)  # a step of the GAN counts twice
-        if steps == float("inf"):
-            msg = "the encoder is trained in the last part of the fit: set max_train_steps, or the trainer's max_epochs"
-            raise ValueError(msg)
+        # a step of the GAN counts twice
+        steps = self.steps_to_the_end("the encoder is trained in the last part of the fit", 1 + gan_share)
         self.gan_steps = int(gan_share * steps)
 
     def on_train_end(self) -> None:

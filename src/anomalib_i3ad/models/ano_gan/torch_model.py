@@ -44,9 +44,8 @@ class AnoGanModel(ImageModel):
         super().__init__()
         check_choice("inference", inference, get_args(Inference))
         check_choice("discrimination", discrimination, get_args(Discrimination))
-        check_count("patch_size", patch_size)
-        check_count("stride", stride)
-        for name, value in (("width", width), ("latent_dim", latent_dim), ("search_steps", search_steps)):
+        counts = {"patch_size": patch_size, "stride": stride, "width": width, "latent_dim": latent_dim}
+        for name, value in (counts | {"search_steps": search_steps}).items():
             check_count(name, value)
         check_range("search_learning_rate", search_learning_rate, above=0)
         check_range("discrimination_weight", discrimination_weight, at_least=0, at_most=1)

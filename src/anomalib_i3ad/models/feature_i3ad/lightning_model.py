@@ -19,7 +19,7 @@ from anomalib_i3ad.components.arguments import check_range
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
-from anomalib_i3ad.models.base import first_batches, image_of
+from anomalib_i3ad.models.base import VALIDATED_ONCE, first_batches, image_of
 from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .feature_cache import FeatureCache
@@ -100,7 +100,14 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         check_range("noise", noise, at_least=0)
         with self.drawing_weights():
             self.model: FeatureI3ADModel = FeatureI3ADModel(
-                self.image_size, backbone, layers, backbone_weights, width, initial_grid, max_iterations, image_score
+                image_size=self.image_size,
+                backbone=backbone,
+                layers=layers,
+                backbone_weights=backbone_weights,
+                width=width,
+                initial_grid=initial_grid,
+                max_iterations=max_iterations,
+                image_score=image_score,
             )
         self.to(memory_format=torch.channels_last)
         self.noise = noise
@@ -109,7 +116,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     @property
     def trainer_arguments(self) -> dict[str, Any]:
         """Validation once, at the end, which writes the one checkpoint: a fit takes minutes, in a hundred epochs."""
-        return super().trainer_arguments | {"check_val_every_n_epoch": 1_000_000}
+        return super().trainer_arguments | VALIDATED_ONCE
 
     def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[Any]]:
         """Adam with its schedule, for inpainter and decoder."""

@@ -11,27 +11,21 @@ SOFTMAX_SCALE = 10.0
 EXCLUDED = -1e4
 
 
+def _patches(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """Unfold ``(N, C, H, W)`` to ``(N, C * size^2, H / stride * W / stride)``."""
+    pick = torch.eye(size * size, dtype=x.dtype, device=x.device).reshape(size * size, 1, size, size)
+    pad = (size - stride) // 2
+    x = F.pad(x, (pad, size - stride - pad, pad, size - stride - pad))
+    return F.conv2d(x, pick.repeat(x.shape[1], 1, 1, 1), stride=stride, groups=x.shape[1]).flatten(2)
+
+
 class ContextualAttention(nn.Module):
     """Rebuild hidden feature patches as a weighted sum of visible ones.
 
     Patches are matched by cosine similarity at half the resolution and copied at full resolution.
     Written with convolutions and products only, so that it exports. Source: Yu et al., Generative
     Image Inpainting with Contextual Attention, CVPR 2018, section 4.1 (without fusion).
-
-    Args:
-        channels: Channels of the feature map.
     """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-
-    def _patches(self, x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-        """Unfold ``(N, C, H, W)`` to ``(N, C * size^2, H / stride * W / stride)``."""
-        pick = torch.eye(size * size, dtype=x.dtype, device=x.device).reshape(size * size, 1, size, size)
-        pad = (size - stride) // 2
-        x = F.pad(x, (pad, size - stride - pad, pad, size - stride - pad))
-        return F.conv2d(x, pick.repeat(x.shape[1], 1, 1, 1), stride=stride, groups=x.shape[1]).flatten(2)
 
     def forward(self, features: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
         """Attend.
@@ -45,12 +39,12 @@ class ContextualAttention(nn.Module):
         """
         _, c, h, w = features.shape
         small = F.avg_pool2d(features, 2)
-        queries = F.normalize(self._patches(small, 3, 1), dim=1, eps=1e-4)
+        queries = F.normalize(_patches(small, 3, 1), dim=1, eps=1e-4)
         similarity = torch.matmul(queries.transpose(1, 2), queries)  # (N, keys, queries)
         # a patch weighs as much as it is visible: else rounding decides which ones are seen at all
         visible = 1 - F.max_pool2d(F.max_pool2d(hole, 8), 3, 1, 1).flatten(1)[:, :, None]
         weights = torch.softmax(SOFTMAX_SCALE * similarity + visible.log().clamp(min=EXCLUDED), dim=1)
-        attended = torch.matmul(self._patches(features, 4, 2), weights)
+        attended = torch.matmul(_patches(features, 4, 2), weights)
         attended = attended.reshape(-1, c * 16, h // 2, w // 2)
         place = torch.eye(16, dtype=features.dtype, device=features.device).reshape(16, 1, 4, 4)
         # every pixel lies in four of the overlapping 4x4 patches

@@ -62,7 +62,7 @@ class RefinementStage(nn.Module):
         super().__init__()
         self.dilated = nn.Sequential(*_encoder(width), *_dilated(width))
         self.attention_encoder = nn.Sequential(*_encoder(width))
-        self.attention = ContextualAttention(4 * width)
+        self.attention = ContextualAttention()
         self.attention_tail = nn.Sequential(GatedConv2d(4 * width, 4 * width), GatedConv2d(4 * width, 4 * width))
         self.decoder = nn.Sequential(*_decoder(width, 8 * width))
 

@@ -96,7 +96,14 @@ class I3AD(IterativeMixin, AnomalibModule):
         self.automatic_optimization = False
         with self.drawing_weights():
             self.model: I3ADModel = I3ADModel(
-                width, stages, initial_grid, mask_residual, score_residual, max_iterations, anomaly_map, image_score
+                width=width,
+                stages=stages,
+                initial_grid=initial_grid,
+                mask_residual=mask_residual,
+                score_residual=score_residual,
+                max_iterations=max_iterations,
+                anomaly_map=anomaly_map,
+                image_score=image_score,
             )
             self.discriminator = Discriminator() if adversarial_weight else None
         self.model.check_size(*self.image_size)

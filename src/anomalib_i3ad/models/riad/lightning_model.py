@@ -4,6 +4,7 @@ Zavrtanik, Kristan and Skočaj, Reconstruction by inpainting for visual anomaly 
 Recognition 2021. Which source each default comes from is in the model card beside this file.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -53,14 +54,16 @@ class Riad(ReconstructionMixin, AnomalibModule):
     ) -> None:
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         with self.drawing_weights():
-            self.model: RiadModel = RiadModel(self.image_size, width, cell_sizes, parts, seed)
+            self.model: RiadModel = RiadModel(
+                image_size=self.image_size, width=width, cell_sizes=cell_sizes, parts=parts, seed=seed
+            )
         self.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:
         """Adam, whose learning rate falls once."""
         optimizer = optim.Adam(self.model.parameters(), self.learning_rate)
         steps = self.planned_steps()
-        if steps == float("inf"):
+        if math.isinf(steps):
             return optimizer
         falls = round(DECAY_AT * steps)  # not in checkpoints: a fit that goes on may be longer
         schedule = optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 if step < falls else DECAY)
