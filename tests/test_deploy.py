@@ -22,6 +22,7 @@ import numpy as np
 import openvino as ov
 import openvino.opset15 as ops
 import pytest
+import tifffile
 import torch
 from anomalib.data import ImageBatch
 from anomalib.data.utils import read_image
@@ -593,6 +594,21 @@ class TestDecoding:
 
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("big", [False, True])
+    def test_a_tiff_of_planes_of_16_bits_is_refused(self, tmp_path: Path, order: str, big: bool) -> None:
+        path, pixels = tmp_path / "image.tiff", make_pixels()
+
+        def decoded(pixels: np.ndarray, planes: str) -> np.ndarray:
+            stored = pixels if planes == "contig" else pixels.transpose(2, 0, 1)
+            tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planes, byteorder=order, bigtiff=big)
+            return decoding.read_image(path)
+
+        with pytest.raises(ImageError, match="TIFF file of 16 bits with a plane for each colour"):
+            decoded(pixels.astype(np.uint16) * 257, "separate")
+        assert (decoded(pixels.astype(np.uint16) * 257, "contig") == pixels).all()
+        assert (decoded(pixels, "separate") == pixels).all()
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
     def test_small_copies_and_masks_are_no_pages(self, order: str, big: bool) -> None:
         def tiff(kinds: list[int], last: int = 0) -> bytes:
             """TIFF file of pages that have nothing but their kind; behind the last, what lies at ``last``."""
@@ -812,6 +828,32 @@ class TestSources:
             pixels = frame.read()
             assert np.abs(pixels.astype(int) - make_pixels(seed=seed)).mean() < 10  # in RGB, of lossy compression
             assert float(row["score"]) == pytest.approx(inspector.inspect(pixels).score, abs=2e-6)
+
+    def test_a_video_whose_name_is_not_unicode(self, exported: Path, tmp_path: Path) -> None:
+        writer = cv2.VideoWriter(str(tmp_path / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (90, 70))
+        for seed in range(3):
+            writer.write(make_pixels(70, 90, seed))
+        writer.release()
+        try:
+            path = (tmp_path / "video.avi").rename(tmp_path / "video\udcff.avi")
+        except (OSError, ValueError):
+            pytest.skip("this system has no such names")
+        run = [sys.executable, "-m", "anomalib_i3ad", "inspect", *command(exported, path, tmp_path / "out")]
+        assert subprocess.run(run, check=False).returncode == 0  # a process, since one may crash
+        assert (tmp_path / "out" / "results.csv").read_bytes().count(b"\nvideo\xff.avi#") == 3
+
+    def test_a_video_without_a_frame_is_no_source(
+        self, exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Empty:
+            isOpened = staticmethod(lambda: True)  # noqa: N815
+            get = staticmethod(lambda _: 9.0)
+            read = staticmethod(lambda: (False, None))
+
+        (tmp_path / "video.avi").touch()
+        monkeypatch.setattr(cv2, "VideoCapture", lambda _: Empty())
+        assert command_line.main(command(exported, tmp_path / "video.avi", tmp_path / "out")) == 2
+        assert "video.avi: a video of which no frame can be read" in capfd.readouterr().err
 
     def test_a_video_that_ends_early_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         path = tmp_path / "video.avi"

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import random
 import resource
@@ -22,7 +23,7 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy import Inspector, command_line, results, results_folder, sources
+from anomalib_i3ad.deploy import Inspector, command_line, decoding, pipeline, results, results_folder, sources
 from anomalib_i3ad.deploy.decoding import ImageError
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.deploy.results_folder import ClaimError, claimed
@@ -312,6 +313,21 @@ class TestWatch:
         monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["2.bmp"]
 
+    def test_a_file_that_is_always_overwritten_is_inspected_once_in_a_while(
+        self, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, whole = [0.0], [True]
+        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(sources, "SETTLED", 1.0)
+        monkeypatch.setattr(sources, "_is_whole", lambda _: whole[0])
+        frames, taken = sources.watched_frames(source, {}, threading.Event(), None, Counter()), []
+        for look in range(100):
+            clock[0], whole[0] = look / 2, look % 3 == 0
+            os.utime(source / "2.bmp", ns=(look, look))
+            taken += [clock[0] for frame in iter(partial(next, frames), None) if frame.name == "2.bmp"]
+        # once more than 30 s have gone since it was first seen, and it is whole
+        assert taken == [31.5]
+
     def test_a_link_to_what_is_away_is_an_error_in_the_end(
         self, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -438,6 +454,51 @@ class TestNoImage:
         errors = capfd.readouterr().err
         assert errors.count("0 images, ") == 2
         assert "holds no image" not in errors
+
+
+def test_images_under_way_get_their_rows_where_the_source_fails(exported: Path, source: Path, tmp_path: Path) -> None:
+    def frames() -> sources.Frames:
+        yield from sources.folder_frames(source)
+        msg = "no memory for the next"
+        raise MemoryError(msg)
+
+    with closing(Results(tmp_path / "results.csv")) as file, pytest.raises(MemoryError):
+        pipeline.run(Inspector(exported), frames(), file, tmp_path / "anomalous", threading.Event())
+    assert [row["image"] for row in rows_of(tmp_path)] == [f"{seed}.bmp" for seed in range(5)]
+
+
+@pytest.mark.parametrize("size", [decoding.MOST_BYTES + 1, 2**40])
+def test_a_file_that_is_too_large_is_an_error_of_its_own(source: Path, size: int) -> None:
+    with (source / "2.bmp").open("r+b") as file:
+        file.truncate(size)
+    with pytest.raises(ImageError, match=f"{size} bytes; at most {decoding.MOST_BYTES} are read, cut it into parts"):
+        decoding.read_image(source / "2.bmp")
+    assert not sources._is_whole(str(source / "2.bmp"))
+
+
+def test_a_file_that_memory_is_too_small_for_is_an_error_of_its_own(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(ImageError, match="cannot be read: there is no memory for it"):
+        decoding.read_image(source / "2.bmp")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are shorter, or counted in letters")
+def test_images_with_long_names_have_pictures(exported: Path, source: Path, tmp_path: Path) -> None:
+    names = [letter * count + ".bmp" for letter, count in (("a", 246), ("a", 247), ("a", 251), ("b", 251), ("ü", 125))]
+    for name in names:
+        (source / name).write_bytes(content(0))
+    assert command_line.main(command(exported, source, tmp_path / "out", "--threshold", "0")) == 0
+    rows = read_rows(tmp_path / "out", "csv")
+    assert set(names) <= set(rows)
+    pictures = [tmp_path / "out" / str(row["picture"]) for row in rows.values()]
+    assert len(set(pictures)) == len(rows) == 10
+    assert all(picture.stat().st_size for picture in pictures)
+    assert rows[names[0]]["picture"] == f"anomalous/{names[0]}.jpg"
 
 
 class TestPassedOver:
@@ -942,7 +1003,10 @@ class TestResults:
             ("results.jsonl", '{"a": 1}', "from line 1 on"),
             ("results.jsonl", '{"a": 1}\n{"image": ', "line 1 is no row"),
             ("results.jsonl", "12\n", "line 1 is no row"),
-            ("results.jsonl", json.dumps({**dict.fromkeys(FIELDS), "image": ["a"]}) + "\n", "line 1 is no row"),
+            *(
+                ("results.jsonl", json.dumps(dict.fromkeys(FIELDS) | row) + "\n", "line 1 is no row")
+                for row in ({"image": ["a"]}, {"image": "a", "picture": 5}, {"image": "a", "size": math.inf})
+            ),
         ],
     )
     def test_leaves_a_foreign_file_as_it_is(self, tmp_path: Path, name: str, text: str, told: str) -> None:

@@ -1,5 +1,7 @@
 """The ``anomalib-i3ad`` command: anomalib's own with this plugin loaded, and commands of our own."""
 
+import os
+import signal
 import sys
 from importlib import import_module
 
@@ -42,6 +44,10 @@ options:
 """
 
 
+def _end(number: int, _: object) -> None:
+    os._exit(128 + number)
+
+
 def main() -> None:
     """Run the command line."""
     command, *arguments = sys.argv[1:] or ["--help"]
@@ -57,7 +63,11 @@ def main() -> None:
         sys.exit(2)
     if command in PARSERS:
         PARSERS[command]().parse_args(arguments)  # shows help and mistakes before what takes seconds is imported
-    if command not in EDGE:
+    if command in EDGE:
+        # what is imported takes a while, and a container's first process would not get the signal at all
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _end)
+    else:
         try:
             register()
         except ModuleNotFoundError as error:

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from .decoding import SUFFIXES
 from .engine import Inspector
 from .graph import ModelError, files_of
 from .pipeline import run
-from .progress import say
+from .progress import Telling, say
 from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
 from .sources import UNREADABLE, SourceError, frames_of, identity_of
@@ -24,6 +23,18 @@ from .sources import UNREADABLE, SourceError, frames_of, identity_of
 #: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
 SOME_FAILED, CANNOT = 1, 2
+
+
+def folder(name: str) -> Path:
+    """A folder of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is empty, which is not meant to be where one stands.
+    """
+    if not name:
+        msg = "is empty; name a folder"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(name)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,10 +48,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, type=Path, help="exported model.xml, with model.bin beside it")
     parser.add_argument("--source", required=True, help="folder, image, video, number of a camera or stream address")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results and the pictures of defects")
+    parser.add_argument("--out", required=True, type=folder, help="folder for the results and the pictures of defects")
     parser.add_argument("--device", default="CPU", help="CPU (default), GPU, NPU or AUTO")
     parser.add_argument("--hint", choices=("latency", "throughput"), default="throughput", help="what to optimise for")
-    parser.add_argument("--cache", help="folder for compiled models, for a quicker start")
+    parser.add_argument("--cache", type=folder, help="folder for compiled models, for a quicker start")
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="table, or a JSON object a line")
     parser.add_argument("--threshold", type=float, help="score above which an image is anomalous; default: the model's")
     parser.add_argument("--pixel-threshold", type=float, help="map value above which a pixel is; default: the model's")
@@ -70,6 +81,18 @@ def loaded(chosen: argparse.Namespace) -> tuple[Inspector, str]:
     return inspector, digest
 
 
+def fill_standard_files() -> None:
+    """Open what is closed of standard input, output and error, before a file of the run takes its place.
+
+    Decoders write their messages there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -80,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code.
     """
     chosen = make_parser().parse_args(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    fill_standard_files()
+    logging.basicConfig(format="%(message)s", handlers=[Telling()])
     stop, signals = Event(), list[int]()
 
     def end(number: int, _: object) -> None:
@@ -111,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.close(passed)
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         say(f"anomalib-i3ad inspect: {error}")
-        return CANNOT
+        return 128 + signals[0] if signals else CANNOT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,13 +15,15 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", "
 MOST_PIXELS = 32_000_000
 #: Larger ones are not decoded: a small file may tell of so many that the machine has no memory for them.
 MOST_DECODED = 8 * MOST_PIXELS
+#: Bytes of so many pixels of 16-bit colours: larger files are not read.
+MOST_BYTES = 6 * MOST_DECODED
 # as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
-#: TIFF with addresses of 64 bits; tags of a page's kind and size, which are among its first; bits of the kind: a small
-#: copy or a mask of another page; values that have not 32 bits.
-BIG_TIFF, KIND, WIDTH, HEIGHT, FIRST_TAGS, NO_PAGE = (b"II+\0", b"MM\0+"), 254, 256, 257, 8, 0b101
-FORMATS = {3: "H", 16: "Q"}
+#: TIFF with addresses of 64 bits; tags of a page's kind, size, bits and planes, which are among its first.
+BIG_TIFF, KIND, WIDTH, HEIGHT, BITS, PLANES, FIRST_TAGS = (b"II+\0", b"MM\0+"), 254, 256, 257, 258, 284, 32
+#: Bits of the kind: a small copy or a mask of another page; a plane for each colour; values that have not 32 bits.
+NO_PAGE, SEPARATE, FORMATS = 0b101, 2, {3: "H", 16: "Q"}
 #: Start of a PGM or PPM file up to its largest value; comments may stand between the numbers.
 PNM = re.compile(rb"P[2356]" + 3 * rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,9})")
 #: Marks the end of a JPEG image, or a segment whose length follows; those that stand alone within pixels are left out.
@@ -75,14 +77,14 @@ def _jpeg_fault(data: bytes) -> str | None:
     return "incomplete JPEG file: cut off, or still being written"
 
 
-def _tiff_pages(data: bytes) -> list[tuple[int, int]]:
-    """Height and width of the pages of a TIFF file, as far as its list of them can be followed, 0 where not told.
+def _tiff_pages(data: bytes) -> list[dict[int, int]]:
+    """Tags of the pages of a TIFF file, of each the first value, as far as its list of pages can be followed.
 
     Small copies and masks of pages are none.
     """
     order, big = "<" if data.startswith(b"II") else ">", data.startswith(BIG_TIFF)
     count, entry, address, first = ("Q", 20, "Q", 8) if big else ("H", 12, "I", 4)
-    pages, known = list[tuple[int, int]](), set[int]()
+    pages, known = list[dict[int, int]](), set[int]()
     try:
         (at,) = struct.unpack_from(order + address, data, first)
         while at and at not in known:
@@ -91,11 +93,14 @@ def _tiff_pages(data: bytes) -> list[tuple[int, int]]:
             at += struct.calcsize(count)
             values = dict[int, int]()
             for start in range(at, at + entry * min(tags, FIRST_TAGS), entry):
-                tag, kind = struct.unpack_from(f"{order}HH", data, start)
-                value_at = start + entry - struct.calcsize(address)
-                (values[tag],) = struct.unpack_from(order + FORMATS.get(kind, "I"), data, value_at)
+                tag, kind, number = struct.unpack_from(f"{order}HH{address}", data, start)
+                form, room = FORMATS.get(kind, "I"), struct.calcsize(address)
+                value_at = start + entry - room
+                if number * struct.calcsize(form) > room:
+                    (value_at,) = struct.unpack_from(order + address, data, value_at)
+                (values[tag],) = struct.unpack_from(order + form, data, value_at)
             if not values.get(KIND, 0) & NO_PAGE:
-                pages.append((values.get(HEIGHT, 0), values.get(WIDTH, 0)))
+                pages.append(values)
             (at,) = struct.unpack_from(order + address, data, at + entry * tags)
     except (struct.error, OverflowError):
         pass  # damaged: the decoder will say how
@@ -107,7 +112,9 @@ def _misread(data: bytes) -> str | None:
     if data.startswith(TIFF + BIG_TIFF) and (pages := _tiff_pages(data)):
         if len(pages) > 1:
             return f"has {len(pages)} pages; save each as a file of its own"
-        return _size_fault(*pages[0])
+        if pages[0].get(PLANES) == SEPARATE and pages[0].get(BITS) == 16:  # OpenCV leaves pixels as memory was
+            return "TIFF file of 16 bits with a plane for each colour; save the colours of a pixel together"
+        return _size_fault(pages[0].get(HEIGHT, 0), pages[0].get(WIDTH, 0))
     if (start := PNM.match(data)) and start[3].lstrip(b"0") not in {b"255", b"65535"}:
         return f"PGM or PPM file whose largest value is {start[3].decode()}; save it with 255"
     return None
@@ -185,15 +192,19 @@ def read_file(path: str | Path) -> bytes:
     """Content of a file.
 
     Raises:
-        ImageError: If it cannot be read, or is something that one might wait for forever, such as a pipe.
+        ImageError: If it cannot be read, is too large, or something that one might wait for forever, such as a pipe.
     """
     try:
-        if not S_ISREG(Path(path).stat().st_mode):
+        status = Path(path).stat()
+        if not S_ISREG(status.st_mode):
             msg = "not a file with content"
             raise ImageError(msg)
+        if status.st_size > MOST_BYTES:
+            msg = f"{status.st_size} bytes; at most {MOST_BYTES} are read, cut it into parts"
+            raise ImageError(msg)
         return Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # the latter of a path that holds a zero byte
-        msg = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    except (OSError, ValueError, MemoryError) as error:  # of a path that holds a zero byte; of what memory is left
+        msg = f"cannot be read: {getattr(error, 'strerror', None) or str(error) or 'there is no memory for it'}"
         raise ImageError(msg) from error
 
 

@@ -144,8 +144,8 @@ class Inspector:
         graph = with_details(with_image_input(read_model(model)))
         check_loops(graph, model)
         image, pixel = thresholds_of(graph)
-        self.image_threshold = image if image_threshold is None else image_threshold
-        self.pixel_threshold = pixel if pixel_threshold is None else pixel_threshold
+        self.image_threshold = image if image_threshold is None else float(image_threshold)
+        self.pixel_threshold = pixel if pixel_threshold is None else float(pixel_threshold)
         # GPUs would halve the precision, and scores would differ from those of the thresholds
         config = {"PERFORMANCE_HINT": hint.upper(), **FP32, **usable_cache(cache)}
         device = device.upper()

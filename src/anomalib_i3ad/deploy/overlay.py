@@ -120,7 +120,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".jpg", pixels)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name("picture.part")  # of a long name that with a suffix would be too long
     try:
         part.write_bytes(data.tobytes())
         part.replace(path)

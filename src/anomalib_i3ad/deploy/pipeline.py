@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timezone
+from hashlib import sha256
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from .sources import Frame, Frames
 logger = logging.getLogger(__name__)
 #: Threads that decode, each of which may hold a large image.
 MOST_DECODERS = 4
+#: Most bytes of a file's name, less those of the suffix of its picture.
+LONGEST = 250
 
 
 class Outcome(NamedTuple):
@@ -85,13 +88,27 @@ def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Ou
             yield _finish(inspector, *running.popleft())
 
     with ThreadPoolExecutor(decoders) as pool:
-        for frame in frames:
-            if frame is None:
-                yield from advance(0, 0)
-            else:
-                decoding.append((frame, pool.submit(_read, frame)))
-                yield from advance(decoders, inspector.parallel)
+        try:
+            for frame in frames:
+                if frame is None:
+                    yield from advance(0, 0)
+                else:
+                    decoding.append((frame, pool.submit(_read, frame)))
+                    yield from advance(decoders, inspector.parallel)
+        except Exception:  # of the source: images under way get their rows nevertheless
+            yield from advance(0, 0)
+            raise
         yield from advance(0, 0)
+
+
+def _picture_of(frame: Frame) -> str:
+    """Path of a frame's picture, within the folder of pictures."""
+    # names of cameras' images hold the time, and Windows takes no colon; files with and without one are two
+    name = frame.name if frame.stamp else frame.name.replace(":", "-")
+    folder, slash, file = name.rpartition("/")
+    if len(os.fsencode(file)) > LONGEST:
+        file = f"{file[: LONGEST // 5]}-{sha256(os.fsencode(file)).hexdigest()[:16]}"  # letters have up to 4 bytes
+    return f"{folder}{slash}{file}.jpg"
 
 
 def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspector) -> str:
@@ -99,8 +116,7 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
     frame, image, result, error = outcome
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     row: dict[str, Any] = {**dict.fromkeys(FIELDS), "image": frame.name, "time": now}
-    # names of cameras' images hold the time, and Windows takes no colon; files with and without one are two
-    path = pictures / f"{frame.name if frame.stamp else frame.name.replace(':', '-')}.jpg"
+    path = pictures / _picture_of(frame)
     if not (result and result.label):
         with suppress(OSError):  # what an earlier content of the file looked like
             path.unlink()

@@ -51,12 +51,12 @@ def _from_line(line: bytes, *, as_json: bool) -> dict[str, Any]:
         else:
             (fields,) = csv.reader(io.StringIO(text, newline=""), strict=True)
             row = dict(zip(FIELDS, (field or None for field in fields), strict=True))
-        if tuple(row) != FIELDS or not isinstance(row["image"], str):
+        if tuple(row) != FIELDS or not isinstance(row["image"], str) or not isinstance(row["picture"], str | None):
             msg = "it has other fields"
             raise ValueError(msg)
         if row["size"] is not None:
             row["size"], row["mtime_ns"] = int(row["size"]), int(row["mtime_ns"])
-    except (csv.Error, TypeError) as error:
+    except (csv.Error, TypeError, OverflowError) as error:
         raise ValueError(str(error)) from error
     return row
 

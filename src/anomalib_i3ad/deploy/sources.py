@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -165,7 +166,7 @@ def watched_frames(
         passed: Counts, by kind, what the latest look passed over.
     """
     taken: dict[str, Stamp | None] = dict(done)
-    seen: dict[str, tuple[Stamp | None, float]] = {}
+    seen: dict[str, tuple[Stamp | None, float, float]] = {}  # what it is like, since when, and first seen when
     lost = False
     while not stop.is_set():
         counts, there, began = Counter[str](), set[str](), time.monotonic()
@@ -186,10 +187,13 @@ def watched_frames(
             if name in taken and taken[name] == stamp:
                 counts[BEFORE] += done.get(name, ()) == stamp
                 continue
-            if name not in seen or seen[name][0] != stamp:
-                seen[name] = (stamp, now)
-            unchanged = now - seen[name][1]
-            if unchanged > GIVEN_UP or (unchanged > SETTLED and _is_whole(path)):
+            before, since, first = seen.get(name, (stamp, now, now))
+            if before != stamp:
+                since = now
+            seen[name] = (stamp, since, first)
+            # one that is always being overwritten is taken when it happens to be whole
+            settled = now - since > SETTLED or now - first > GIVEN_UP
+            if now - since > GIVEN_UP or (settled and _is_whole(path)):
                 seen.pop(name)
                 taken[name] = stamp
                 yield Frame(name, partial(read_image, path), stamp)
@@ -209,7 +213,9 @@ def video_frames(path: str) -> Frames:
     Raises:
         SourceError: If it cannot be opened.
     """
-    video = cv2.VideoCapture(path)
+    # of a name that is not Unicode, as text, it would make a segmentation fault
+    name: Any = path if sys.platform == "win32" else os.fsencode(path)
+    video = cv2.VideoCapture(name)
     if not video.isOpened():
         msg = f"{path}: neither an image nor a video that OpenCV can open"
         raise SourceError(msg)
@@ -221,7 +227,10 @@ def _frames_in(video: cv2.VideoCapture, path: str) -> Frames:
     while True:
         there, image = video.read()
         if not there:
-            if number < told:
+            if not number:
+                msg = f"{path}: a video of which no frame can be read"
+                raise SourceError(msg)
+            if number < told:  # which some formats only estimate
                 logger.warning("%s: %d frames can be read of the %d that it tells of", path, number, told)
             return
         name = f"{Path(path).name}#{number:08d}"
