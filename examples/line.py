@@ -2,7 +2,7 @@
 
     python examples/line.py MODEL.xml IMAGE [IMAGE ...] [--threshold 0.55] [--out anomalous]
 
-Needs ``pip install anomalib-i3ad``, without extras. Prints a line an image; of each anomalous one it writes the image
+Needs ``pip install .`` in a clone, without extras. Prints a line an image; of each anomalous one it writes the image
 with the defect outlined, what it should look like, and the map, named by its whole path with %2F for /. Exit code 1 if
 an image failed. This is where your own program starts: ``anomalib-i3ad inspect`` does the same for folders, videos and
 cameras, and survives crashes.

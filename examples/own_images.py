@@ -13,12 +13,14 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from anomalib.data import Folder
+from anomalib.data.utils import get_image_filenames, read_image
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.data.mvtec import at_least_two
+from anomalib_i3ad.data.readable import check_readable
 from anomalib_i3ad.visualization import FilmStripVisualizer
 
 LEAST = 10
@@ -38,6 +40,13 @@ if normal is None:
     normal, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
 if others is not None and not others.exists():
     parser.error(f"--others: there is no folder {others}")
+path = others
+try:  # before training, not after
+    for path in get_image_filenames(others) if others is not None else []:
+        check_readable(str(path))
+        read_image(path)
+except (OSError, ValueError) as error:
+    parser.error(f"--others: {path}: {error}")
 count = sum(path.suffix.lower() in IMG_EXTENSIONS for path in normal.rglob("*"))
 if count < LEAST:
     parser.error(f"NORMAL: {normal} holds {count} images; it takes {LEAST}, a tenth of them to find the thresholds on")

@@ -626,12 +626,15 @@ class TestDecoding:
 
     @pytest.mark.parametrize("kind", [b"P2", b"P3", b"P5", b"P6"])
     @pytest.mark.parametrize("largest", [1, 100, 254, 1023, 4095])
-    def test_pgm_and_ppm_that_would_be_misread_are_refused(self, kind: bytes, largest: int) -> None:
+    def test_pgm_and_ppm_that_would_be_misread_are_refused(self, tmp_path: Path, kind: bytes, largest: int) -> None:
         pixels = b"0 0 0 " if kind < b"P4" else bytes(6)
         for head in (b"%s 1 1 %d\n", b"%s\n# a camera's 9 9 255\n1 #\r1\n%d\n"):
             with pytest.raises(ImageError, match=f"largest value is {largest}; save it with 255"):
                 decoding.decode(head % (kind, largest) + pixels)
             assert decoding.decode(head % (kind, 255) + pixels).shape == (1, 1, 3)
+        (tmp_path / "image.ppm").write_bytes(b"%s 1 1 %d\n" % (kind, largest) + pixels)
+        with pytest.raises(ValueError, match=r"image\.ppm: (PGM or PPM file|gray values)"):
+            check_readable(str(tmp_path / "image.ppm"))
 
     def test_a_damaged_png_is_no_image(self) -> None:
         data = bytearray(encode(make_pixels()))

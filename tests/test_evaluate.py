@@ -141,6 +141,7 @@ def test_iterations_tell_each_one(trained: Trained, capsys: pytest.CaptureFixtur
     ((accuracy,), table) = tables_in(printed)
     assert [row[0] for row in table] == ["0", "1", "2", "3"]
     assert table[-1][1] == accuracy[2]  # image AUROC
+    assert float(table[-1][2]) == pytest.approx(float(accuracy[3]), abs=2e-3)  # pixel AUROC, of maps not normalised
     found = [int(row[3]) for row in table]
     for before, after, row in zip(found, found[1:], table[1:], strict=False):
         assert after - before == int(row[4]) - int(row[5])  # won and lost

@@ -63,19 +63,18 @@ def test_table_of_several_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(EXAMPLES / "measure")
     import tables
 
-    head = "model,category,image_auroc,pixel_auroc,au_pro,image_f1,false_alarms,normal,milliseconds,megabytes,commit"
     lines = [
-        head + ",model_args",
-        "I3AD,nut,0.9,0.8,0.7,0.6,1,20,50,1.96,abc,{}",
-        "I3AD,nut,0.8,0.8,0.5,0.6,2,20,70,1.96,abc,{}",
-        "I3AD,bolt,0.7,0.6,0.5,0.4,1,20,50,1.96,abc,{}",
-        'I3AD,nut,0.7,0.6,0.4,0.4,3,20,40,2.0,def,"{""anomaly_map"": ""last""}"',
+        "model,category,image_auroc,pixel_auroc,au_pro,found,anomalous,false_alarms,normal,megabytes,commit,model_args",
+        "I3AD,nut,0.9,0.8,0.7,7,10,1,20,1.96,abc,{}",
+        "I3AD,nut,0.8,0.8,0.5,8,10,2,20,1.96,abc,{}",
+        "I3AD,bolt,0.7,0.6,0.5,1,4,1,20,1.96,abc,{}",
+        'I3AD,nut,0.7,0.6,0.4,9,10,3,20,2.0,def,"{""anomaly_map"": ""last""}"',
     ]
     (tmp_path / "benchmark.csv").write_text("\n".join(lines))
     # standard deviation by hand, of two values a and b: |a - b| / sqrt(2)
     expected = """\
-| I3AD | 0.700 / 0.600 / 0.500 | 0.850 ± 0.071 / 0.800 / 0.600 | 5 / 8 | 2.0 |
-| I3AD, last map |  | 0.700 / 0.600 / 0.400 | - / 15 | 2.0 |"""
+| I3AD | 0.700 / 0.600 / 0.500 | 0.850 ± 0.071 / 0.800 / 0.600 | 25 / 75 | 5 / 8 | 2.0 |
+| I3AD, last map |  | 0.700 / 0.600 / 0.400 | - / 90 | - / 15 | 2.0 |"""
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
@@ -84,16 +83,16 @@ def test_table_tells_versions_of_one_model_apart(tmp_path: Path, monkeypatch: py
     import tables
 
     lines = [
-        "model,category,image_auroc,pixel_auroc,au_pro,false_alarms,normal,megabytes,commit,model_args,version",
-        "I3AD,nut,0.9,0.8,0.7,1,20,2.0,abc,{},",  # from before versions were recorded
-        "I3AD,nut,0.8,0.8,0.7,1,20,2.0,abc,{},0.2",
-        "Ganomaly,nut,0.6,,,1,20,2.0,abc,{},0.2",
+        "model,category,image_auroc,pixel_auroc,au_pro,found,anomalous,false_alarms,normal,megabytes,commit,model_args,version",
+        "I3AD,nut,0.9,0.8,0.7,9,10,1,20,2.0,abc,{},",  # from before versions were recorded
+        "I3AD,nut,0.8,0.8,0.7,8,10,1,20,2.0,abc,{},0.2",
+        "Ganomaly,nut,0.6,,,6,10,1,20,2.0,abc,{},0.2",
     ]
     (tmp_path / "benchmark.csv").write_text("\n".join(lines))
     expected = """\
-| I3AD, version not recorded | 0.900 / 0.800 / 0.700 | 5 | 2.0 |
-| I3AD, 0.2 | 0.800 / 0.800 / 0.700 | 5 | 2.0 |
-| Ganomaly | 0.600 / - / - | 5 | 2.0 |"""
+| I3AD, version not recorded | 0.900 / 0.800 / 0.700 | 90 | 5 | 2.0 |
+| I3AD, 0.2 | 0.800 / 0.800 / 0.700 | 80 | 5 | 2.0 |
+| Ganomaly | 0.600 / - / - | 60 | 5 | 2.0 |"""
     assert tables.accuracy(tmp_path).splitlines()[2:] == expected.splitlines()
 
 
@@ -138,6 +137,8 @@ def test_own_images_and_the_line_agree(run_here: Callable[..., str], texture_roo
     [
         (["--others", "few"], "--others: name a folder NORMAL"),
         (["many", "--others", "absent"], "--others: there is no folder absent"),
+        (["many", "--others", "few"], "few/0.png: cannot identify image file"),
+        (["many", "--others", "none"], "--others: none: Found 0 images in"),
         (["few"], "NORMAL: few holds 9 images; it takes 10"),
         (["absent"], "NORMAL: absent holds 0 images; it takes 10"),
     ],
@@ -145,7 +146,7 @@ def test_own_images_and_the_line_agree(run_here: Callable[..., str], texture_roo
 def test_own_images_refuses_before_it_trains(
     folders: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    for folder, count in (("few", 9), ("many", 10)):
+    for folder, count in (("none", 0), ("few", 9), ("many", 10)):
         (tmp_path / folder).mkdir()
         for number in range(count):
             (tmp_path / folder / f"{number}.png").touch()

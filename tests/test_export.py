@@ -444,7 +444,9 @@ def test_int8_by_command_quantises_inside_the_loop(
     texture_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "nncf")
     take_traced(monkeypatch, traced)
     root = next(texture_root.glob("*px*"))
     arguments = [
@@ -454,6 +456,7 @@ def test_int8_by_command_quantises_inside_the_loop(
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", arguments)
     cli.main()
+    assert not [record for record in caplog.records if "Not adding activation" in record.getMessage()]
     path = next(tmp_path.rglob("model.xml"))
     report = json.loads(path.with_suffix(".json").read_text())
     counts = {found["where"]: (found["convolutions"], len(found["quantized"])) for found in report["int8"]}
@@ -609,7 +612,7 @@ def test_int8_asks_for_images_and_refuses_what_it_cannot(untrained: I3AD, tmp_pa
     with pytest.raises(ValueError, match="name a datamodule"):
         untrained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
     for other in (CompressionType.INT8_ACQ, "int4"):
-        with pytest.raises(ValueError, match=f"compression_type {re.escape(str(other))}: choose fp16, int8"):
+        with pytest.raises(ValueError, match=f"compression_type {re.escape(str(other))}: choose FP16, INT8"):
             untrained.to_openvino(tmp_path, compression_type=other)
     with pytest.raises(ValueError, match="input_size '128' must be a number of pixels, or height and width"):
         untrained.to_openvino(tmp_path, input_size="128")

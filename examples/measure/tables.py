@@ -56,13 +56,16 @@ def accuracy(measured: Path = MEASURED) -> str:
     rows = []
     for model, of_model in every.groupby("model", sort=False):
         by_category = {name: of_model[of_model["category"] == name] for name in categories}
-        found = [figures(runs) if len(runs) else "" for runs in by_category.values()]
-        alarms = [
-            f"{100 * runs['false_alarms'].sum() / runs['normal'].sum():.0f}" if len(runs) else "-"
-            for runs in by_category.values()
-        ]
-        rows.append([model, *found, " / ".join(alarms), f"{of_model['megabytes'].mean():.1f}"])
-    return markdown(["model", *categories, "false alarms, %", "MB"], rows)
+        ranked = [figures(runs) if len(runs) else "" for runs in by_category.values()]
+        found, alarms = (
+            " / ".join(
+                f"{100 * runs[counted].sum() / runs[among].sum():.0f}" if len(runs) else "-"
+                for runs in by_category.values()
+            )
+            for counted, among in (("found", "anomalous"), ("false_alarms", "normal"))
+        )
+        rows.append([model, *ranked, found, alarms, f"{of_model['megabytes'].mean():.1f}"])
+    return markdown(["model", *categories, "found, %", "false alarms, %", "MB"], rows)
 
 
 def speed(measured: Path = MEASURED) -> str:
@@ -90,6 +93,7 @@ def which(measured: Path = MEASURED) -> str:
         figures = " / ".join(f"{means[name]:.3f}" if name in means else "-" for name in categories)
         ms = f"{milliseconds[model]:.0f}" if model in milliseconds else "-"
         link = f"[`{model}`](src/anomalib_i3ad/models/{folder}/README.md)"
+        figures = figures if len(runs) else "see its page"
         rows.append([link, purpose, weights, figures, ms, f"{runs['megabytes'].mean():.1f}".replace("nan", "-")])
     return markdown(["model", "when", "ImageNet", f"image AUROC, {' / '.join(categories)}", "ms", "MB"], rows)
 

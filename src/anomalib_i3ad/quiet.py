@@ -22,12 +22,16 @@ NOT_THE_USERS: list[tuple[str, type[Warning]]] = [
 
 
 def _is_the_users(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Unexpected keys")
+    return not record.getMessage().startswith(("Unexpected keys", "Not adding activation input quantizer"))
 
 
 def ignore_what_is_not_the_users() -> None:
     """Install the filters."""
     for message, category in NOT_THE_USERS:
         warnings.filterwarnings("ignore", message, category, append=True)
-    # timm, of a classifier's weights, which the features of a network leave out
-    logging.getLogger("timm.models._builder").addFilter(_is_the_users)
+    # of every step of an export to ONNX, where anomalib's command shows all that is told
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # timm, of a classifier's weights, which the features of a network leave out; NNCF, of every operation left in float
+    for name in ("timm.models._builder", "nncf"):
+        logging.getLogger(name).addFilter(_is_the_users)

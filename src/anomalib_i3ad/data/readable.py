@@ -18,7 +18,7 @@ def check_readable(path: str) -> None:
         path: The image's file; one that cannot be opened is not checked.
 
     Raises:
-        ValueError: If it has gray values of more than 8 bits, or is a TIFF file that ``decode`` refuses.
+        ValueError: If it has gray values of more than 8 bits, or is a TIFF, PGM or PPM file that ``decode`` refuses.
     """
     with suppress(OSError):
         _check(path, Path(path).stat().st_mtime_ns)
@@ -34,7 +34,7 @@ def _check(path: str, mtime_ns: int) -> None:
                 "convert the images to 8 bits, for training and at the line"
             )
             raise ValueError(msg)
-        if image.format == "TIFF":  # of which the line takes fewer than anomalib
+        if image.format in {"TIFF", "PPM"}:  # of which the line takes fewer than anomalib; the latter is also PGM's
             try:
                 read_image(path)
             except ImageError as error:

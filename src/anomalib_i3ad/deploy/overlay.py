@@ -1,5 +1,7 @@
 """The picture a person looks at to see why a part is anomalous."""
 
+import os
+from hashlib import sha256
 from pathlib import Path
 
 import cv2
@@ -120,7 +122,7 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".jpg", pixels)
-    part = path.with_name("picture.part")  # of a long name that with a suffix would be too long
+    part = path.with_name(f"{sha256(os.fsencode(path.name)).hexdigest()[:16]}.part")  # its name may have no room left
     try:
         part.write_bytes(data.tobytes())
         part.replace(path)

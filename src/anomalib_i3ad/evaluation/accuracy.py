@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import torch
 from anomalib.data import AnomalibDataModule, ImageBatch
 from anomalib.data.utils import read_mask
@@ -73,27 +74,43 @@ def _files_of(mask: Path, image: Path) -> list[Path]:
     return sorted(mask.parent.iterdir()) if mask.parts[-3:-1] == (image.parent.name, image.stem) else [mask]
 
 
+def _defects_in(mask: torch.Tensor) -> int:
+    return cv2.connectedComponents(mask[0, 0].byte().numpy())[0] - 1
+
+
 def _mask_of(path: Path) -> torch.Tensor:
     mask: Any = read_mask(path, as_tensor=True)
-    return F.interpolate(mask[None, None].float(), RESOLUTION)[0]
+    mask = (mask[None, None] > 0).float()
+    nearest = F.interpolate(mask, RESOLUTION)
+    if _defects_in(nearest) != _defects_in(mask):  # of a large mask thin ones would be lost, or count as many
+        return F.adaptive_max_pool2d(mask, RESOLUTION)[0]
+    return nearest[0]
 
 
-def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
-    """Maps and masks of a batch, true masks from their files where it has them, at :data:`RESOLUTION`."""
-    assert isinstance(batch.anomaly_map, torch.Tensor)  # mypy
-    assert isinstance(batch.pred_mask, torch.Tensor)
-    assert isinstance(batch.gt_mask, torch.Tensor)
-    values = (batch.anomaly_map, batch.pred_mask, batch.gt_mask)
-    maps, found, masks = (value.float().reshape(len(value), 1, *value.shape[-2:]) for value in values)
-    maps = F.interpolate(maps.as_subclass(torch.Tensor), RESOLUTION, mode="bilinear")
-    found, masks = (F.interpolate(value.as_subclass(torch.Tensor), RESOLUTION) for value in (found, masks))
+def _as_maps(values: Any) -> torch.Tensor:
+    return values.as_subclass(torch.Tensor).float().reshape(len(values), 1, *values.shape[-2:])
+
+
+def compared(maps: Any) -> torch.Tensor:
+    """Anomaly maps, tensors ``(N, 1, h, w)``, at :data:`RESOLUTION`."""
+    return F.interpolate(_as_maps(maps), RESOLUTION, mode="bilinear")
+
+
+def true_masks(batch: ImageBatch) -> torch.Tensor:
+    """Masks ``(N, 1, H, W)`` of a batch at :data:`RESOLUTION`, bool, from their files where it has them."""
+    masks = F.interpolate(_as_maps(batch.gt_mask), RESOLUTION)
     for row, path in enumerate(batch.mask_path or ()):
         if path and path != "None":  # what anomalib calls the mask of a normal image
             image = Path(batch.image_path[row] if batch.image_path else "")
             masks[row] = torch.stack([_mask_of(file) for file in _files_of(Path(path), image)]).amax(dim=0)
+    return masks > 0
+
+
+def _at_one_resolution(batch: ImageBatch) -> ImageBatch:
+    found = F.interpolate(_as_maps(batch.pred_mask), RESOLUTION)
     return ImageBatch(
-        image=torch.zeros(len(maps), 3, *RESOLUTION), anomaly_map=maps, gt_mask=masks[:, 0] > 0,
-        pred_mask=found[:, 0] > 0,
+        image=torch.zeros(len(found), 3, *RESOLUTION), anomaly_map=compared(batch.anomaly_map),
+        gt_mask=true_masks(batch)[:, 0], pred_mask=found[:, 0] > 0,
         pred_score=batch.pred_score, pred_label=batch.pred_label, gt_label=batch.gt_label,
     )  # fmt: skip
 

@@ -27,8 +27,8 @@ from .trained import assignments, calibrate, images_of, load, make_trainer, mode
 def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> Iterator[str]:
     """What each iteration buys: a table, and how many iterations the images used.
 
-    Metrics are computed at the model's input size; ``found``, ``won`` and ``lost`` count anomalous images at the
-    threshold that 5 % of the normal ones exceed; ``-`` without normal ones.
+    ``found``, ``won`` and ``lost`` count anomalous images at the threshold that 5 % of the normal ones exceed; ``-``
+    without normal ones.
     """
     iterations = measure_iterations(model, predictions)
     rows = []

@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from anomalib_i3ad.visualization.captions import name_of
 
+from .accuracy import compared, true_masks
+
 #: Share of false alarms at which what is found after one iteration is compared with what is found after another.
 FALSE_ALARMS = 0.05
 
@@ -54,12 +56,12 @@ def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
 
     Args:
         model: Trained model that iterates.
-        predictions: Batches of test images with their masks, at the model's input size.
+        predictions: Batches of test images with their masks.
     """
     network, most = model.model, model.model.max_iterations
     images = [batch.image.as_subclass(torch.Tensor).float().to(model.device) for batch in predictions]
     label = torch.cat([batch.gt_label for batch in predictions]).int().numpy()
-    mask = torch.cat([batch.gt_mask for batch in predictions]).bool().flatten().numpy()
+    mask = torch.cat([true_masks(batch) for batch in predictions]).flatten().numpy()
     scores, pixel_auroc = [], []
     try:
         for network.max_iterations in track(range(1 + most), "iterating"):
@@ -67,7 +69,7 @@ def measure_iterations(model: Any, predictions: Sequence[Any]) -> Iterations:
                 results = [network.iterate(image) for image in images]
             anomaly_map = torch.cat([result.anomaly_map for result in results])
             scores.append(network.image_score(anomaly_map).cpu().numpy())
-            pixel_auroc.append(_auroc(mask, anomaly_map.flatten().cpu().numpy()))
+            pixel_auroc.append(_auroc(mask, compared(anomaly_map).flatten().cpu().numpy()))
     finally:
         network.max_iterations = most
     score = np.stack(scores, axis=1)

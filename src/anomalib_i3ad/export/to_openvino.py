@@ -128,7 +128,7 @@ def check_exportable(
         msg = "thresholds are not calibrated: fit the model, or load a fitted checkpoint, before exporting it"
         raise ValueError(msg)
     if compression_type not in {None, *COMPRESSIONS}:
-        msg = f"compression_type {compression_type!s}: choose fp16, int8 (weights alone) or int8_ptq"
+        msg = f"compression_type {compression_type!s}: choose FP16, INT8 (weights alone) or INT8_PTQ"
         raise ValueError(msg)
     if compression_type == CompressionType.INT8_PTQ and datamodule is None:
         msg = "INT8_PTQ needs normal training images: name a datamodule (--data MVTec --data.root ...)"
