@@ -423,6 +423,14 @@ os.kill(os.getpid(), signal.SIGUSR1)
         assert Inspector(exported).inspect(make_pixels()).score == expected
         assert asked == [{CPU_CACHE: 0}]
 
+    def test_labels_are_plain_whatever_the_kind_of_the_threshold(self, exported: Path) -> None:
+        for number in (np.float32(0.25), np.float64(0.25), 0):
+            inspector = Inspector(exported, image_threshold=number, pixel_threshold=number)
+            assert json.dumps([inspector.inspect(make_pixels()).label, inspector.image_threshold]) in {
+                f"[true, {float(number)}]",
+                f"[false, {float(number)}]",
+            }
+
     def test_needs_neither_torch_nor_anomalib(self, exported: Path, tmp_path: Path) -> None:
         Image.fromarray(make_pixels()).save(tmp_path / "image.png")
         code = """
