@@ -228,6 +228,34 @@ class ModelTester(ConfigurationTester):
     #: Arguments, over ``tiny`` and other than the default, with which a checkpoint of ``tiny`` gives other scores.
     unfit: ClassVar[dict[str, Any]]
 
+    def test_a_fit_that_has_taken_its_steps_takes_no_more(
+        self, fitted: tuple[AnomalibModule, Path], texture_root: Path
+    ) -> None:
+        model, checkpoint = fitted
+        again, engine = self.model_class(**self.tiny, max_train_steps=6), make_engine(max_epochs=-1)
+        saved = checkpoint.read_bytes()
+        engine.fit(again, datamodule=self.datamodule(texture_root), ckpt_path=checkpoint)
+        assert again.train_step == 6  # two epochs of three batches
+        assert checkpoint.read_bytes() == saved
+        assert torch.equal(weights_of(again), weights_of(model))
+        assert again.post_processor.image_threshold.item() == pytest.approx(
+            model.post_processor.image_threshold.item(), rel=1e-4
+        )
+
+    @pytest.mark.parametrize("number", [np.int64, np.float32])
+    def test_numbers_of_numpy_do_not_keep_a_checkpoint_from_loading(
+        self, fitted: tuple[AnomalibModule, Path], tmp_path: Path, number: type
+    ) -> None:
+        given = (
+            {"learning_rate": number(1)} if number is np.float32 else {"seed": number(3), "max_train_steps": number(5)}
+        )
+        model = self.model_class(**self.tiny | given)
+        checkpoint = torch.load(fitted[1], weights_only=True)
+        checkpoint["hyper_parameters"] = dict(model.hparams)
+        torch.save(checkpoint, tmp_path / "model.ckpt")
+        loaded = self.model_class.load_from_checkpoint(tmp_path / "model.ckpt")
+        assert {name: loaded.hparams[name] for name in given} == given
+
     def test_is_known_to_anomalib(self) -> None:
         assert isinstance(get_model(self.name, **self.tiny), self.model_class)
         path = f"anomalib_i3ad.{self.model_class.__name__}"

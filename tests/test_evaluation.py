@@ -168,6 +168,39 @@ class TestJobs:
         with pytest.raises(ValueError, match=r"model: .* class_path"):
             jobs_of({"benchmark": {"model": {"name": "I3AD"}, "data": {"class_path": "MVTec"}}})
 
+    @pytest.mark.parametrize(
+        ("changed", "told"),
+        [
+            ({"acclerator": "cpu"}, "^acclerator: unknown; beside benchmark there may be accelerator$"),
+            (
+                {"model": {"class_path": "Padim", "init_arg": {"n_features": 9}}},
+                "^model: wants class_path and init_args",
+            ),
+            ({"model": {"class_path": "Padim", "init_args": [1]}}, "^model: wants class_path and init_args"),
+            ({"data": {"class_path": "MVTec", "init_args": {3: 4}}}, "^data: wants class_path and init_args"),
+            ({"model": {"class_path": None}}, "^model: .* has no class_path"),
+            ({"trainer": "cpu"}, "^trainer: wants names with their values"),
+            ({"trainer": {"logger": True}}, "default_root_dir and logger are the benchmark's"),
+            ({"seed": [0, 1]}, "^seed: wants a whole number, or grid:"),
+            ({"seed": "x"}, "^seed: wants a whole number, or grid:"),
+        ],
+    )
+    def test_names_what_is_wrong(self, changed: dict, told: str) -> None:
+        section = {"model": {"class_path": "Padim"}, "data": {"class_path": "MVTec"}}
+        outside = {name: changed[name] for name in changed if name == "acclerator"}
+        with pytest.raises(ValueError, match=told):
+            jobs_of(outside | {"benchmark": section | {name: changed[name] for name in changed.keys() - outside}})
+
+    @pytest.mark.parametrize(
+        "text", ["benchmark: []", "accelerator: []\nbenchmark: {model: {class_path: Padim}, data: {class_path: MVTec}}"]
+    )
+    def test_no_job_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture, text: str) -> None:
+        (tmp_path / "none.yaml").write_text(text)
+        with pytest.raises(SystemExit) as stopped:
+            benchmark.main(["--config", str(tmp_path / "none.yaml"), "--out", str(tmp_path)])
+        assert stopped.value.code == 2
+        assert "benchmark: asks for no job" in capsys.readouterr().err
+
     def test_a_model_takes_the_seed_of_its_job(self) -> None:
         own = {"model": {"class_path": "anomalib_i3ad.I3AD", "init_args": {"width": 4}}, "seed": 7}
         assert arguments_of(own) == {"seed": 7, "width": 4}

@@ -1,11 +1,13 @@
 """SSIM-AE: the autoencoder, its losses, its windows."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from anomalib.post_processing import PostProcessor
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from skimage.metrics import structural_similarity
 
 from anomalib_i3ad import SsimAe
@@ -43,12 +45,20 @@ class TestSsimAe(ModelTester):
         with torch.no_grad():
             assert torch.equal(loaded(image).pred_score, model.eval()(image).pred_score)
 
-    def test_averaged_weights_are_calibrated(self, texture_root: Path) -> None:
+    @pytest.mark.parametrize(
+        "averaging", [WeightAveraging, partial(StochasticWeightAveraging, swa_lrs=1e-2, swa_epoch_start=1)]
+    )
+    def test_averaged_weights_are_calibrated_and_saved(self, texture_root: Path, averaging: Callable) -> None:
         """Lightning averages thresholds, too, with those from before the first validation, which are none."""
-        model = SsimAe(**TINY)
-        make_engine(callbacks=[WeightAveraging()]).fit(model, datamodule=self.datamodule(texture_root))
-        assert torch.isfinite(model.post_processor.image_threshold)
-        assert torch.isfinite(model.post_processor.pixel_threshold)
+        model, data = SsimAe(**TINY), self.datamodule(texture_root)
+        engine = make_engine(max_epochs=3, callbacks=[averaging()])
+        engine.fit(model, datamodule=data)
+        found = {name: value.clone() for name, value in model.state_dict().items()}
+        assert torch.isfinite(found["post_processor._image_threshold"])
+        saved = SsimAe.load_from_checkpoint(engine.best_model_path)
+        make_engine().validate(model, datamodule=data, verbose=False)
+        for other in (saved, model):
+            torch.testing.assert_close(dict(other.state_dict()), found, rtol=0, atol=0, equal_nan=True)
 
 
 class TestTextures(ConfigurationTester):

@@ -24,6 +24,7 @@ import yaml
 from .jobs import class_name
 
 PARTS = ("model", "data", "trainer")
+OWN_TRAINER_ARGUMENTS = ("default_root_dir", "logger")
 
 
 def read_jobs(path: Path) -> list[dict[str, Any]]:
@@ -32,8 +33,13 @@ def read_jobs(path: Path) -> list[dict[str, Any]]:
     Raises:
         OSError: If the file cannot be read.
         yaml.YAMLError: If it is no YAML; it says where.
+        ValueError: If it asks for no job.
     """
-    return jobs_of(_read(path), path.parent)
+    jobs = jobs_of(_read(path), path.parent)
+    if not jobs:
+        msg = "benchmark: asks for no job; a list is empty"
+        raise ValueError(msg)
+    return jobs
 
 
 def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
@@ -50,7 +56,11 @@ def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
         ValueError: If something is missing or unknown; it says what.
         FileNotFoundError: If there is no such file as a ``config:`` names.
     """
-    given = config.get("benchmark") if isinstance(config, dict) else None
+    config = config if isinstance(config, dict) else {}
+    given = config.get("benchmark")
+    if unknown := set(config) - {"accelerator", "benchmark"}:
+        msg = f"{', '.join(map(str, unknown))}: unknown; beside benchmark there may be accelerator"
+        raise ValueError(msg)
     if isinstance(given, list):
         return [job for section in given for job in jobs_of({**config, "benchmark": section}, folder)]
     named = set(given) if isinstance(given, dict) else set()
@@ -62,14 +72,14 @@ def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
     jobs = [
         job
         for section in (with_reference(section, folder) for section in expand(given))
-        for job in expand({"seed": 0, **section, "trainer": usual | (section.get("trainer") or {})})
+        for job in expand({"seed": 0, **section, "trainer": usual | _trainer_of(section)})
     ]
     for job in jobs:
+        if type(job["seed"]) is not int:
+            msg = f"seed: wants a whole number, or grid: with a list of them, not {job['seed']}"
+            raise ValueError(msg)
         for part in ("model", "data"):
-            if not _has_class(job.get(part)):
-                msg = f"{part}: {job.get(part)} has no class_path"
-                raise ValueError(msg)
-            job[part] = job[part] | {"init_args": job[part].get("init_args") or {}}
+            job[part] = _class_and_arguments(part, job.get(part))
     return sorted(jobs, key=lambda job: json.dumps(job["data"], sort_keys=True))
 
 
@@ -129,4 +139,25 @@ def _read(path: Path) -> Any:
 
 
 def _has_class(part: Any) -> bool:
-    return isinstance(part, dict) and "class_path" in part
+    return isinstance(part, dict) and isinstance(part.get("class_path"), str)
+
+
+def _class_and_arguments(part: str, given: Any) -> dict[str, Any]:
+    if not _has_class(given):
+        msg = f"{part}: {given} has no class_path"
+        raise ValueError(msg)
+    arguments = given.get("init_args") or {}
+    named = isinstance(arguments, dict) and all(isinstance(name, str) for name in arguments)
+    if not named or set(given) - {"class_path", "init_args"}:
+        msg = f"{part}: wants class_path and init_args, names with their values; it has {given}"
+        raise ValueError(msg)
+    return {"class_path": given["class_path"], "init_args": arguments}
+
+
+def _trainer_of(section: dict[str, Any]) -> dict[str, Any]:
+    given = section.get("trainer") or {}
+    if not isinstance(given, dict) or given.keys() & OWN_TRAINER_ARGUMENTS:
+        own = " and ".join(OWN_TRAINER_ARGUMENTS)
+        msg = f"trainer: wants names with their values, {own} are the benchmark's; it has {given}"
+        raise ValueError(msg)
+    return given

@@ -9,6 +9,7 @@ from copy import copy
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
@@ -78,6 +79,15 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
+def _plain(value: Any) -> Any:
+    """An argument as checkpoints take it that are loaded again: no container of omegaconf's, no number of NumPy's."""
+    if OmegaConf.is_config(value):  # from get_model
+        return OmegaConf.to_container(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
 class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
     """Base of all models, to be named before ``AnomalibModule``: they score what they cannot reconstruct.
 
@@ -103,7 +113,11 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             cannot.
     """
 
-    _validated_at = -1
+    #: Sums of the weights that were calibrated last.
+    _validated: list[float] | None = None
+    _has_ended = False
+    #: Checkpoint of the fit that this one goes on from.
+    _saved_before = ""
     _generator_before: torch.Tensor | None = None
 
     def __init__(
@@ -134,8 +148,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             visualizer=visualizer,
         )
         for name, value in self.hparams.items():
-            if OmegaConf.is_config(value):  # from get_model; a checkpoint that holds one is not loaded
-                self.hparams[name] = OmegaConf.to_container(value)
+            self.hparams[name] = _plain(value)
         height, width = self.input_size or size
         #: Height and width the network sees.
         self.image_size = (height, width)
@@ -143,7 +156,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             self.hparams["image_size"] = [height, width]
         self.learning_rate = learning_rate
         self.max_train_steps = max_train_steps
-        self.seed = seed
+        self.seed = int(seed)
 
     @contextmanager
     def drawing_weights(self) -> Iterator[None]:
@@ -224,7 +237,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
                 f"training diverged at step {self.train_step}: {', '.join(bad)} is not finite. "
                 "Lower learning_rate or use precision=32."
             )
-            if saved := getattr(self.trainer.checkpoint_callback, "best_model_path", ""):
+            if saved := self._best_checkpoint():
                 msg += f" {saved} is intact."
             raise FloatingPointError(msg)
         self.log_dict({name: loss.detach() for name, loss in losses.items()}, prog_bar=True)
@@ -250,7 +263,8 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             ValueError: If there are no normal validation images.
         """
         super().on_train_start()
-        self._validated_at = -1  # the weights of an earlier fit
+        self._validated, self._has_ended = None, False  # an earlier fit
+        self._saved_before = self._best_checkpoint()
         # by itself Lightning counts validation batches only when it first validates, at the end of the fit
         self.trainer.fit_loop.epoch_loop.val_loop.setup_data()
         if not sum(self.trainer.num_val_batches):
@@ -278,6 +292,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
                 "set max_epochs, -1 for no limit.",
                 UNSET_EPOCHS, self.max_train_steps,
             )  # fmt: skip
+        self._stop_after_the_last_step()  # a fit that goes on may have taken it
 
     def validation_batches(self) -> Iterator[Any]:
         """Batches of validation images, as many as the trainer takes."""
@@ -299,13 +314,19 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """End the fit after ``max_train_steps``."""
         super().on_train_batch_end(*args, **kwargs)
+        self._stop_after_the_last_step()
+
+    def _stop_after_the_last_step(self) -> None:
         if self.max_train_steps is not None and self.train_step >= self.max_train_steps:
             self.trainer.should_stop = True
 
     def on_validation_end(self) -> None:
         """Remember which weights were calibrated."""
         super().on_validation_end()
-        self._validated_at = self.trainer.global_step
+        self._validated = self._sums_of_weights()
+
+    def _sums_of_weights(self) -> list[float]:
+        return [weight.detach().double().sum().item() for weight in self.parameters()]
 
     def on_train_epoch_end(self) -> None:
         """Validate, and so calibrate, the final weights where the trainer's schedule would not."""
@@ -320,15 +341,29 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             self._validate()
 
     def on_train_end(self) -> None:
-        """Validate where a callback ended the fit after the model was asked."""
+        """Validate, and save, where a callback ended the fit or averaged weights after the model was asked."""
         super().on_train_end()
-        self._validate()
+        self._has_ended = True
+        if self._validate() and (saved := self._best_checkpoint()) != self._saved_before:
+            self.trainer.save_checkpoint(saved)  # of one step the callback saves no two
 
-    def _validate(self) -> None:
+    def _best_checkpoint(self) -> str:
+        return getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As :meth:`CheckpointMixin.on_save_checkpoint`; at the end, what the model holds and no callback's average."""
+        super().on_save_checkpoint(checkpoint)
+        if self._has_ended:
+            checkpoint["state_dict"] = self.state_dict()
+
+    def _validate(self) -> bool:
+        """Validate unless it was done with these weights; whether it was needed."""
         trainer, processor = self.trainer, self.post_processor
         # a callback that averages weights also averages thresholds, those from before the first validation, too
         lost = isinstance(processor, QuantilePostProcessor) and not processor.is_calibrated
-        if lost or self._validated_at != trainer.global_step:
-            trainer.validating = True  # as Lightning's own training loop runs it
-            trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
-            trainer.training = True
+        if not lost and self._validated == self._sums_of_weights():
+            return False
+        trainer.validating = True  # as Lightning's own training loop runs it
+        trainer.fit_loop.epoch_loop.val_loop.run()  # trainer.validate cannot be called within a fit
+        trainer.training = True
+        return True

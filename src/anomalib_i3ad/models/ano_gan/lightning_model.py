@@ -104,7 +104,7 @@ class AnoGan(ReconstructionMixin, AnomalibModule):
                 discrimination_weight=discrimination_weight,
                 discrimination=discrimination,
                 image_score=image_score,
-                seed=seed,
+                seed=self.seed,
             )
         self.model.check_size(*self.image_size)
         self.encoder_share = encoder_share

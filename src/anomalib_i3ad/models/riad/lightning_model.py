@@ -55,7 +55,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         super().__init__(image_size, learning_rate, max_train_steps, seed, **components)
         with self.drawing_weights():
             self.model: RiadModel = RiadModel(
-                image_size=self.image_size, width=width, cell_sizes=cell_sizes, parts=parts, seed=seed
+                image_size=self.image_size, width=width, cell_sizes=cell_sizes, parts=parts, seed=self.seed
             )
         self.to(memory_format=torch.channels_last)
 
