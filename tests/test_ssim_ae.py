@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.post_processing import PostProcessor
-from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from skimage.metrics import structural_similarity
 
 from anomalib_i3ad import SsimAe
@@ -44,6 +45,17 @@ class TestSsimAe(ModelTester):
         assert type(loaded.post_processor) is PostProcessor
         with torch.no_grad():
             assert torch.equal(loaded(image).pred_score, model.eval()(image).pred_score)
+
+    def test_a_better_checkpoint_is_kept_where_a_callback_averages_weights(self, texture_root: Path) -> None:
+        model, data = SsimAe(**TINY), self.datamodule(texture_root)
+        best = ModelCheckpoint(monitor="epoch", mode="min", save_on_train_epoch_end=True)
+        averaging = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)
+        trainer = Trainer(
+            accelerator="cpu", max_epochs=3, callbacks=[best, averaging], logger=False, enable_progress_bar=False
+        )
+        trainer.fit(model, datamodule=data)
+        assert trainer.checkpoint_callback is best
+        assert torch.load(best.best_model_path, weights_only=False)["global_step"] == 3
 
     @pytest.mark.parametrize(
         "averaging", [WeightAveraging, partial(StochasticWeightAveraging, swa_lrs=1e-2, swa_epoch_start=1)]

@@ -344,11 +344,17 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         """Validate, and save, where a callback ended the fit or averaged weights after the model was asked."""
         super().on_train_end()
         self._has_ended = True
-        if self._validate() and (saved := self._best_checkpoint()) != self._saved_before:
+        if self._validate() and self._is_of_this_step(saved := self._best_checkpoint()):
             self.trainer.save_checkpoint(saved)  # of one step the callback saves no two
 
     def _best_checkpoint(self) -> str:
         return getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+
+    def _is_of_this_step(self, path: str) -> bool:
+        """Whether a checkpoint is of this step of this fit; a callback may keep an earlier one that was better."""
+        if path in {"", self._saved_before}:
+            return False
+        return bool(torch.load(path, "cpu", weights_only=False)["global_step"] == self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As :meth:`CheckpointMixin.on_save_checkpoint`; at the end, what the model holds and no callback's average."""
