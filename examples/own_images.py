@@ -38,15 +38,16 @@ if normal is None:
     fabric = Textures()
     fabric.prepare_data()
     normal, others = (fabric.root / fabric.category / folder for folder in ("train/good", "test/scratch"))
-if others is not None and not others.exists():
-    parser.error(f"--others: there is no folder {others}")
-path = others
-try:  # before training, not after
-    for path in get_image_filenames(others) if others is not None else []:
-        check_readable(str(path))
-        read_image(path)
-except (OSError, ValueError) as error:
-    parser.error(f"--others: {path}: {error}")
+if others is not None:
+    if not others.exists():
+        parser.error(f"--others: there is no folder {others}")
+    path = others
+    try:  # before training, not after
+        for path in get_image_filenames(others):
+            check_readable(str(path))
+            read_image(path)
+    except (OSError, ValueError) as error:
+        parser.error(f"--others: {path}: {error}")
 count = sum(path.suffix.lower() in IMG_EXTENSIONS for path in normal.rglob("*"))
 if count < LEAST:
     parser.error(f"NORMAL: {normal} holds {count} images; it takes {LEAST}, a tenth of them to find the thresholds on")

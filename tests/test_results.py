@@ -997,6 +997,7 @@ class TestResults:
         ("name", "text", "told"),
         [
             ("results.csv", "a,b\n1,2\n3", "has other columns"),
+            ("results.csv", "a,b\n1,2\n", "has other columns"),
             ("results.csv", HEADER + WHOLE + WHOLE.replace("normal", '"normal') + 2 * WHOLE, "from line 3 on"),
             ("results.csv", HEADER + WHOLE + WHOLE.replace(",", ";") + WHOLE, "line 3 is no row"),
             ("results.csv", HEADER + WHOLE.replace(",5,", ",five,") + WHOLE[:9], "line 2 is no row"),

@@ -67,6 +67,7 @@ class TestSsimAe(ModelTester):
         engine.fit(model, datamodule=data)
         found = {name: value.clone() for name, value in model.state_dict().items()}
         assert torch.isfinite(found["post_processor._image_threshold"])
+        assert torch.isfinite(found["post_processor._pixel_threshold"])
         saved = SsimAe.load_from_checkpoint(engine.best_model_path)
         make_engine().validate(model, datamodule=data, verbose=False)
         for other in (saved, model):

@@ -27,6 +27,23 @@ def tile_of(strip: Image.Image, column: int, row: int, caption: str = "x") -> np
     return np.asarray(strip)[top : top + TILE, left : left + TILE] / 255
 
 
+class TestFilm:
+    def test_frames_are_the_iteration(self, untrained: I3AD) -> None:
+        image = make_images(1, 64, 64)
+        model = untrained.model
+        with torch.no_grad():
+            frames, result = model.record(image), model.iterate(image)
+            first = model.initial_inpainting(image)
+        assert len(frames) == 1 + int(result.iterations)
+        assert len(frames) > 2  # or this test says nothing
+        torch.testing.assert_close(frames[0].inpainting, first, rtol=0, atol=0)
+        torch.testing.assert_close(frames[-1].inpainting, result.inpainting, rtol=0, atol=0)
+        torch.testing.assert_close(frames[-1].residual, result.anomaly_map, rtol=0, atol=0)
+        for frame in frames[1:]:  # what a frame did not hide is the image's own
+            visible = (frame.hole == 0).expand_as(image)
+            torch.testing.assert_close(frame.inpainting[visible], image[visible], rtol=0, atol=0)
+
+
 class TestStrip:
     def test_tiles_show_what_they_say(self) -> None:
         image = torch.full((1, 3, 40, 40), 0.2)

@@ -90,11 +90,11 @@ def which(measured: Path = MEASURED) -> str:
     for model, (folder, purpose, weights) in MODELS.items():
         runs = every[every["model"] == model]
         means = runs.groupby("category")["image_auroc"].mean()
-        figures = " / ".join(f"{means[name]:.3f}" if name in means else "-" for name in categories)
+        aurocs = " / ".join(f"{means[name]:.3f}" if name in means else "-" for name in categories)
         ms = f"{milliseconds[model]:.0f}" if model in milliseconds else "-"
         link = f"[`{model}`](src/anomalib_i3ad/models/{folder}/README.md)"
-        figures = figures if len(runs) else "see its page"
-        rows.append([link, purpose, weights, figures, ms, f"{runs['megabytes'].mean():.1f}".replace("nan", "-")])
+        size = f"{runs['megabytes'].mean():.1f}".replace("nan", "-")
+        rows.append([link, purpose, weights, aurocs if len(runs) else "see its page", ms, size])
     return markdown(["model", "when", "ImageNet", f"image AUROC, {' / '.join(categories)}", "ms", "MB"], rows)
 
 

@@ -79,12 +79,12 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(requires_grad=True)
 
 
-def _plain(value: Any) -> Any:
+def _loadable(value: Any) -> Any:
     """An argument as checkpoints take it that are loaded again: no container of omegaconf's, no number of NumPy's."""
     if OmegaConf.is_config(value):  # from get_model
         return OmegaConf.to_container(value)
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
+        return type(value)(map(_loadable, value))
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -148,7 +148,7 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
             visualizer=visualizer,
         )
         for name, value in self.hparams.items():
-            self.hparams[name] = _plain(value)
+            self.hparams[name] = _loadable(value)
         height, width = self.input_size or size
         #: Height and width the network sees.
         self.image_size = (height, width)
