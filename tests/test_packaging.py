@@ -9,7 +9,7 @@ import venv
 from collections.abc import Iterable
 from email.message import Message
 from email.parser import Parser
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -26,8 +26,13 @@ from anomalib_i3ad.registration import FOLLOWERS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "anomalib_i3ad"
-#: Names at PyPI by the names that are imported.
-OWNERS = packages_distributions()
+#: Names at PyPI by the names that are imported; before Python 3.11 packages_distributions() knows few of them.
+OWNERS = {
+    path.parts[0].removesuffix(".py"): distribution.name
+    for distribution in distributions()
+    for path in distribution.files or ()
+    if path.suffix == ".py"
+}
 HINT = 'torch is not installed: pip install "anomalib-i3ad[train]"'
 
 #: What is imported only where it is installed.
@@ -85,7 +90,7 @@ def imports(nodes: Iterable[ast.AST]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(str(node.module).partition(".")[0])
     found -= {*sys.stdlib_module_names, PACKAGE.name}
-    return {canonicalize_name(OWNERS[name][0]) for name in found}
+    return {canonicalize_name(OWNERS[name]) for name in found}
 
 
 def parsed(path: Path) -> ast.Module:
