@@ -9,8 +9,11 @@ the metrics (metrics.json), a picture of every test image (images/), the checkpo
 
 import csv
 import json
+import os
 from argparse import ArgumentParser
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: beside other work threads do not spin
 
 import cv2
 import numpy as np

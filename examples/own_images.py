@@ -9,8 +9,11 @@ each of the others (``strips``): the image, what was found and the map it was fo
 was hidden, its reconstruction, and where the two differ.
 """
 
+import os
 from argparse import ArgumentParser
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: beside other work threads do not spin
 
 from anomalib.data import Folder
 from anomalib.data.utils import get_image_filenames, read_image

@@ -17,6 +17,7 @@ from model_tester import make_engine
 TINY = {"image_size": 64, "train_count": 12, "test_count": 7}
 
 torch.set_num_threads(1)  # models are tiny, and tests run side by side
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # so do the programs they start
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """The commands people type."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.evaluation import jobs
 from anomalib_i3ad.evaluation.cost import Cost
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
 TINY = {
     "I3AD": TINY_MODEL,
@@ -50,6 +52,24 @@ def test_anomalib_train_exactly_as_typed(name: str, data: list[str], tmp_path: P
     results = tmp_path / "results" / name / "MVTec" / "fabric" / "v0"
     assert (results / "weights" / "lightning" / "model.ckpt").stat().st_size > 10_000
     assert len(list((results / "images").rglob("*.png"))) == 14
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch's threads are GNU's on Linux, which tell how long they spin")
+@pytest.mark.parametrize(
+    ("program", "asked", "spins"),
+    [
+        ("-m anomalib_i3ad train", {}, "0"),
+        ("-m anomalib_i3ad train", {"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000"),
+        ("demo.py", {}, "0"),
+        ("own_images.py", {}, "0"),
+    ],
+)
+def test_threads_that_wait_leave_the_cores_to_others(program: str, asked: dict[str, str], spins: str) -> None:
+    others = {name: value for name, value in os.environ.items() if name not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
+    env = others | {"OMP_DISPLAY_ENV": "VERBOSE"} | asked
+    command = [sys.executable, *program.split(), "--help"]
+    done = subprocess.run(command, cwd=EXAMPLES, env=env, capture_output=True, text=True, check=True)
+    assert set(re.findall("GOMP_SPINCOUNT = '(.*)'", done.stderr)) == {spins}
 
 
 def test_short_names_in_any_order_then_predict_and_export(

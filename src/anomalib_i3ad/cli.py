@@ -68,6 +68,9 @@ def main() -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, _end)
     else:
+        # before torch is imported: threads that spin while they wait take the cores from whatever else runs, and from
+        # each other
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             register()
         except ModuleNotFoundError as error:
