@@ -46,7 +46,9 @@ def test_a_pipe_that_nobody_empties_stops_no_run(exported: Path, tmp_path: Path)
     code = "import sys; from anomalib_i3ad.deploy import command_line, progress; progress.ELSEWHERE = 0; "
     code += "sys.exit(command_line.main(sys.argv[1:]))"
     reading, full = os.pipe()
-    while select.select([], [full], [], 0)[1]:
+    room = select.poll()  # select() takes no file numbers of 1024 and more, as this process may have
+    room.register(full, select.POLLOUT)
+    while room.poll(0):
         os.write(full, bytes(select.PIPE_BUF))
     for seed in range(9):
         (tmp_path / f"{seed}.png").write_bytes(encode(make_pixels(seed=seed)))
