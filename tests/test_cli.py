@@ -19,8 +19,8 @@ from anomalib_i3ad.components.arguments import check_sides
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.evaluation import jobs
 from anomalib_i3ad.evaluation.cost import Cost
+from test_examples import EXAMPLES
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 TINY_MODEL = ["--model.image_size", "64", "--model.width", "4", "--model.adversarial_weight", "1"]
 TINY = {
     "I3AD": TINY_MODEL,
