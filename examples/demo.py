@@ -15,13 +15,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: beside other work threads do not spin
 
+from anomalib_i3ad.deploy import Inspector  # before anomalib: OpenVINO's telemetry stays off
+
+# isort: split
 import cv2
 import numpy as np
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from rich.progress import track
 
-from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.decoding import read_image
 from anomalib_i3ad.deploy.overlay import picture
 

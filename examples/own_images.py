@@ -15,13 +15,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: beside other work threads do not spin
 
+from anomalib_i3ad import FeatureI3AD, Textures  # before anomalib: OpenVINO's telemetry stays off
+
+# isort: split
 from anomalib.data import Folder
 from anomalib.data.utils import get_image_filenames, read_image
 from anomalib.deploy import ExportType
 from anomalib.engine import Engine
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.data.mvtec import at_least_two
 from anomalib_i3ad.data.readable import check_readable
 from anomalib_i3ad.visualization import FilmStripVisualizer

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from anomalib_i3ad import I3AD, Textures  # before OpenVINO, whose telemetry stays off
+
+# isort: split
 import openvino as ov
 import pytest
 import torch
 from filelock import FileLock
 
-from anomalib_i3ad import I3AD, Textures
 from anomalib_i3ad.deploy.graph import fix_size, read_model, save_model
 from anomalib_i3ad.export import to_openvino
 from model_tester import make_engine

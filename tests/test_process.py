@@ -95,11 +95,12 @@ def test_an_empty_folder_is_not_the_current_one(
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_is_told_of_a_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", ["deploy", "export.to_openvino"])
+def test_nobody_is_told_of_a_start_or_an_export(tmp_path: Path, room: str) -> None:
     """OpenVINO's telemetry keeps its records in the home folder, and ends the program where they are damaged."""
     (tmp_path / "intel").mkdir()
     (tmp_path / "intel" / "stats").write_text("7")
-    code = "import json, sys, anomalib_i3ad.deploy; print(json.dumps(sorted(sys.modules)))"
+    code = f"import json, sys, anomalib_i3ad.{room}; print(json.dumps(sorted(sys.modules)))"
     environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -43,5 +43,8 @@ def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
+# without it OpenVINO uses a stub: it would tell its makers of every start and every export, each by a process of its
+# own, and wait for them where no one answers
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 ignore_what_is_not_the_users()
 follow_anomalib()
