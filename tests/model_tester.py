@@ -59,12 +59,15 @@ def faded_peaks(values: np.ndarray) -> np.ndarray:
 
 
 def set_usual(model: FeatureI3ADModel) -> None:
-    """Let errors of features usually be 1, and not vary together."""
+    """Let errors of features usually be 1, and not vary together, and random cells be remembered."""
     model.usual_cosine.fill_(0.5)
     for usual in model.usual_errors:
         kept, channels = usual.components.shape
         usual.set_components(torch.eye(channels))
         usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
+    channels = model.memory.cells.shape[2]
+    model.memory.set_cells(torch.randn(600, channels, generator=torch.Generator().manual_seed(0)))
+    model.memory.set_usual(torch.tensor(100.0 * channels), torch.tensor(612.0 * channels), 612)
 
 
 def tables_in(printed: str) -> list[list[list[str]]]:

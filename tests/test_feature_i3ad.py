@@ -10,6 +10,9 @@ import pytest
 import torch
 from anomalib.data import Folder, ImageBatch, ImageItem
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback
+from scipy.spatial import KDTree
+from scipy.spatial.distance import cdist
+from scipy.stats import chisquare
 from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomInvert
 
@@ -20,6 +23,7 @@ from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
 from anomalib_i3ad.models.feature_i3ad.features import packaged_weights
 from anomalib_i3ad.models.feature_i3ad.lightning_model import GRID_PROBABILITY, LEAST_STD
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
+from anomalib_i3ad.models.feature_i3ad.memory import Memory, Sample, spread_out
 from anomalib_i3ad.models.feature_i3ad.networks import Decoder, Inpainter
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from anomalib_i3ad.models.feature_i3ad.usual import UsualError
@@ -35,7 +39,7 @@ class TestFeatureI3AD(ModelTester):
     name = "feature_i3ad"
     tiny = TINY
     unfit = {"width": 6}
-    score_bound = 10
+    score_bound = 20  # of ten images' cells a third are remembered, so that others look far from them
     adam = {"betas": (0.9, 0.99), "weight_decay": 0}
     runtimes = (ONNX_RUNTIME,)
 
@@ -163,6 +167,13 @@ class TestFeatureI3AD(ModelTester):
         for layer, part in enumerate(parts):
             np.testing.assert_allclose(sizes[:, layer], measured(error[:, part])(error[:, part])[:, 0], rtol=0.02)
             assert sizes[:, layer].mean().item() == pytest.approx(1, rel=1e-3)
+        places = model.features_in(scene).permute(0, 2, 3, 1).flatten(0, 2)
+        distance = np.square(KDTree(model.memory.cells[0]).query(places)[0])
+        others = np.sort(distance)[512:]  # all but those that are remembered
+        assert model.memory.usual.item() == pytest.approx(others.mean(), rel=1e-3)
+        assert model.memory.ratio.item() == pytest.approx(
+            others.mean() / error.square().sum(dim=1).mean().item(), rel=1e-3
+        )
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.usual.round_to_eight_bits", lambda whitening: whitening)
         for part in parts:
             by_hand = sizes_by_hand(error[:, part].double().numpy())
@@ -217,7 +228,7 @@ def sizes_by_hand(error: np.ndarray) -> np.ndarray:
     n, _, height, width = error.shape
     of_one_size = error / np.sqrt(np.square(error).mean(axis=(0, 2, 3), keepdims=True))
     flat = of_one_size.transpose(0, 2, 3, 1).reshape(-1, error.shape[1])
-    components = np.linalg.svd(flat, full_matrices=False)[2][:100]
+    components = np.linalg.svd(flat, full_matrices=False)[2][:96]
     values = np.einsum("kc,nchw->hwnk", components, of_one_size)
     blocks = values.reshape(height // 2, 2, width // 2, 2, n, -1).transpose(0, 2, 1, 3, 4, 5)
     blocks = blocks.reshape(height // 2 * (width // 2), 4 * n, -1)
@@ -243,6 +254,8 @@ def model() -> FeatureI3ADModel:
         usual.set_components(torch.eye(channels))
         mixing = torch.randn(64, usual.kept, usual.kept)
         usual.set_covariance(mixing @ mixing.transpose(1, 2), 10)
+    model.memory.set_cells(torch.randn(600, 152))
+    model.memory.set_usual(torch.tensor(88 * 100.0), torch.tensor(600 * 120.0), 600)
     return model
 
 
@@ -277,7 +290,7 @@ class TestCells:
             similarity = torch.nn.functional.cosine_similarity(cells[:, part], other[:, part])
             torch.testing.assert_close(residual[:, layer], 1 - similarity, rtol=0, atol=1e-5)
 
-    def test_residual_sets_cosine_and_error_against_what_is_usual(self, model: FeatureI3ADModel) -> None:
+    def test_residual_sets_cosine_error_and_distance_against_what_is_usual(self, model: FeatureI3ADModel) -> None:
         scene, inpainting = torch.randn(2, 2, 154, 16, 16)
         inpainting[:, 152:].abs_()
         residual = model.compare(model.prepare(scene), inpainting)[0]
@@ -287,8 +300,16 @@ class TestCells:
             one, other = ((given[:, part] * model.std[:, part] + model.mean[:, part]) for given in (scene, inpainting))
             usual = (inpainting[:, 152 + layer] + model.usual_cosine[:, layer]) / 2
             cosines *= (1 - torch.cosine_similarity(one, other)) / usual
-        by_hand = (cosines * errors**2) ** (1 / 6)
-        torch.testing.assert_close(residual[:, 0], by_hand, rtol=1e-4, atol=1e-5)
+        inpainted = (cosines * errors**2) ** (1 / 6)
+        # of the memory the usual distance is 100, of an inpainting the usual error 120
+        places = scene[:, :152].permute(0, 2, 3, 1).reshape(-1, 152)
+        remembered = KDTree(model.memory.cells[0]).query(places)[0].reshape(2, 16, 16) ** 2 / 100
+        expected = (inpainting[:, 152:] / model.usual_cosine).mean(dim=1)
+        share = 1 / (1 + (1.5 * 100 / 120 / expected) ** 4)
+        assert share.min() < 0.1
+        assert share.max() > 0.9
+        by_hand = inpainted ** (1 - share) * torch.tensor(remembered) ** share
+        torch.testing.assert_close(residual[:, 0], by_hand.float(), rtol=1e-4, atol=1e-5)
         assert not model.compare(model.prepare(scene), scene.clone())[0].any()
 
     def test_map_spreads_a_cell_around_its_place(self, model: FeatureI3ADModel) -> None:
@@ -302,6 +323,53 @@ class TestCells:
         assert (weight * columns).sum() == pytest.approx(5.5 * 8, abs=0.05)
         flat = model.map_of(torch.full((1, 1, 8, 12), 0.3), torch.zeros(1, 3, 64, 96))
         torch.testing.assert_close(flat, torch.full_like(flat, 0.3))
+
+
+class TestMemory:
+    def test_each_cell_that_is_remembered_is_the_farthest_from_those_before(self) -> None:
+        cells = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+        points = cells.double().numpy()
+        chosen = [0]
+        for _ in range(19):
+            distances = cdist(points, points[chosen])
+            chosen.append(int(distances.min(axis=1).argmax()))
+        assert torch.equal(spread_out(cells, 20), cells[chosen])
+
+    def test_sample_depends_on_neither_batches_nor_their_order(self) -> None:
+        features = torch.randn(10, 6, 3, 4, generator=torch.Generator().manual_seed(0))
+        whole, parts = Sample(50, 3), Sample(50, 3)
+        whole.add(features)
+        for part in reversed(features.split([1, 6, 3])):
+            parts.add(part)
+        assert torch.equal(whole.cells, parts.cells)
+        assert len(whole.cells.unique(dim=0)) == 50
+
+    def test_sample_is_uniform(self) -> None:
+        """Over seeds, and cells that look alike too."""
+        features = torch.randn(5, 6, 2, 4, generator=torch.Generator().manual_seed(0))
+        features[:, :, 0] = 1
+        features[:, 0] = torch.arange(40).reshape(5, 2, 4)
+        counts = torch.zeros(40)
+        for seed in range(400):
+            sample = Sample(10, seed)
+            for part in features:
+                sample.add(part[None])
+            counts[sample.cells[:, 0].int()] += 1
+        assert chisquare(counts.numpy()).pvalue > 0.001
+
+    @pytest.mark.parametrize(("expected", "share"), [(0.0, 0.0), (1.5 * 0.8, 0.5), (1e20, 1.0)])
+    def test_counts_where_an_inpainting_is_expected_to_err_more(self, expected: float, share: float) -> None:
+        memory = Memory(4)
+        memory.set_usual(torch.tensor(88 * 0.8), torch.tensor(600.0), 600)
+        assert memory.share(torch.tensor(expected)).item() == pytest.approx(share, abs=1e-6)
+
+    def test_what_is_remembered_and_cannot_be_inpainted_is_normal(self, model: FeatureI3ADModel) -> None:
+        scene, inpainting = torch.randn(2, 1, 154, 16, 16)
+        scene[0, :152, 3, 5] = model.memory.cells[0, 7]
+        inpainting[:, 152:] = 1e6
+        residual = model.compare(model.prepare(scene), inpainting)[0][0, 0]
+        assert residual[3, 5] < 1e-4
+        assert residual.flatten().kthvalue(2).values > 0.1
 
 
 class TestUsualError:

@@ -33,8 +33,8 @@ from anomalib_i3ad.deploy import masks
 from anomalib_i3ad.evaluation.accuracy import measure_accuracy, predict
 from anomalib_i3ad.evaluation.markdown import markdown
 from anomalib_i3ad.evaluation.trained import assignments
+from anomalib_i3ad.models.feature_i3ad import memory, usual
 from anomalib_i3ad.models.feature_i3ad import torch_model as features
-from anomalib_i3ad.models.feature_i3ad import usual
 
 
 class Study(NamedTuple):
@@ -92,6 +92,7 @@ STUDIES = {
             "flips": [True],
         },
         {
+            "HANDICAP": [1e9, 1.0, 2.0],
             "EXPECTED": [False],
             "ERROR_SHARE": [0.5, 0.8],
             "max_iterations": [0, 1, 4],
@@ -124,7 +125,7 @@ def constants(choices: dict[str, Any]) -> Iterator[None]:
             if name == "EXPECTED":
                 stack.enter_context(patch.object(features.FeatureI3ADModel, "compare", compare_alone))
             else:
-                module = next(module for module in (features, usual, masks) if hasattr(module, name))
+                module = next(module for module in (features, memory, usual, masks) if hasattr(module, name))
                 stack.enter_context(patch.object(module, name, value))
         yield
 

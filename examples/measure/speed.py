@@ -66,8 +66,8 @@ def feature_i3ad(threshold: float) -> AnomalibModule:
     model = FeatureI3AD()
     model.model.mask_threshold.fill_(threshold)
     model.model.min_shrink = -1.0
-    usual = model.model.usual_errors
-    for values in (model.model.mean, model.model.std, model.model.usual_cosine, *usual.buffers()):
+    usual, memory = model.model.usual_errors, model.model.memory
+    for values in (model.model.mean, model.model.std, model.model.usual_cosine, *usual.buffers(), *memory.buffers()):
         values.uniform_(0.5, 1.0)
     return model
 

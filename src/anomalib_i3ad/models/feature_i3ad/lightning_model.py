@@ -24,6 +24,7 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
+from .memory import CANDIDATES, Sample
 from .torch_model import FeatureI3ADModel
 
 Sums = tuple[torch.Tensor, ...]
@@ -239,9 +240,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         super().on_validation_epoch_start()
 
     def measure_usual(self) -> None:
-        """Measure the usual cosines and errors of initial inpaintings, on the training images."""
+        """Measure the usual cosines and errors of initial inpaintings, and remember cells, of the training images."""
         model, layers = self.model, self.model.features.channels
         usual_errors: Any = model.usual_errors
+        sample = Sample(CANDIDATES // self.trainer.world_size, self.seed)
 
         def inpainted(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             features = model.standardised(cells)
@@ -250,6 +252,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         # of every image the mean over its cells
         def sizes(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
+            sample.add(features)
             cosine = model.cosines(model.directions(features), drawn).mean(dim=(2, 3)).sum(dim=0)
             errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in (features - drawn).split(layers, dim=1)]
             images = torch.tensor(len(cells), device=cells.device)
@@ -257,13 +260,19 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
         def products(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
+            distance = model.memory.distance(features).sum()
             errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
             blocks = [usual.in_blocks(usual.components_of(error)) for usual, error in errors]
-            return tuple(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
+            return distance, *(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
 
         images, cosine, *of_features = self.sum_over_training_images(sizes)
         model.usual_cosine.copy_((cosine / images)[None, :, None, None])
         for usual, total in zip(usual_errors, of_features, strict=True):
             usual.set_components(total / images)
-        for usual, total in zip(usual_errors, self.sum_over_training_images(products), strict=True):
+        candidates: Any = self.all_gather(sample.cells)
+        model.memory.set_cells(candidates.reshape(-1, candidates.shape[-1]))
+        distance, *of_components = self.sum_over_training_images(products)
+        for usual, total in zip(usual_errors, of_components, strict=True):
             usual.set_covariance(total / images, int(images))
+        count = int(images) * math.prod(model.grid_shape(*self.image_size)[1:])
+        model.memory.set_usual(distance, sum(total.trace() for total in of_features) * count / images, count)

@@ -13,6 +13,7 @@ from anomalib_i3ad.components.loops import State
 from anomalib_i3ad.components.scores import Reduction
 
 from .features import FrozenFeatures
+from .memory import Memory
 from .networks import Decoder, Inpainter
 from .usual import UsualError
 
@@ -75,6 +76,7 @@ class FeatureI3ADModel(IterativeModel):
         self.usual_cosine: torch.Tensor
         self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
         self.usual_errors = nn.ModuleList(UsualError(of_layer, cells) for of_layer in self.features.channels)
+        self.memory = Memory(channels)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: what errors are usual is known of one size."""
@@ -149,7 +151,8 @@ class FeatureI3ADModel(IterativeModel):
 
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return (scene, *self.directions(self.features_in(scene)))
+        features = self.features_in(scene)
+        return (scene, self.memory(features), *self.directions(features))
 
     def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
         """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
@@ -167,15 +170,19 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([usual(of_layer) for usual, of_layer in layers], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1."""
-        scene, *directions = prepared
+        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1.
+
+        Where the inpainting is expected to err, the distance to the memory counts instead.
+        """
+        scene, distance, *directions = prepared
         drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
         # what is expected is usually as large as what is usual
         cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
         errors = self.errors(self.features_in(scene) - drawn)
         # the power of each, not of their product, which would be too large for half precision
         powers = cosines.pow((1 - ERROR_SHARE) / len(directions)) * errors.pow(ERROR_SHARE / len(directions))
-        residual = powers.prod(dim=1, keepdim=True)
+        share = self.memory.share((expected / self.usual_cosine).mean(dim=1, keepdim=True))
+        residual = powers.prod(dim=1, keepdim=True).pow(1 - share) * distance.pow(share)
         return residual, residual
 
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:

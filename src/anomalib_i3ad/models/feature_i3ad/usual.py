@@ -8,7 +8,7 @@ from torch import nn
 from anomalib_i3ad.components.rounding import round_to_eight_bits
 
 #: Most principal components of a layer's errors that are compared.
-COMPONENTS = 100
+COMPONENTS = 96
 #: Side in cells of the blocks that share a covariance.
 BLOCK = 2
 #: In the covariance of a block, the mean over all blocks counts as much as so many images.

@@ -1,0 +1,109 @@
+"""A few normal cells that are remembered, for places of which what surrounds them tells little."""
+
+import torch
+from torch import nn
+
+from anomalib_i3ad.components.rounding import round_to_eight_bits
+
+#: Cells that are remembered, and how many of the training images' they are chosen from.
+REMEMBERED = 512
+CANDIDATES = 20_000
+#: A cell is compared with the memory rather than with its inpainting where the error that is expected of the inpainting
+#: is more than this many times the memory's; by how much more is raised to this power.
+HANDICAP = 1.5
+STEEPNESS = 4
+
+
+class Sample:
+    """Sample of the cells of a stream of images, as good as random; the same in whatever order they come.
+
+    Args:
+        size: Most cells that are kept.
+        seed: Seed of the draw.
+    """
+
+    def __init__(self, size: int, seed: int) -> None:
+        self._size = size
+        self._seed = seed
+        self._keys = torch.empty(0)
+        #: Cells ``(M, C)`` so far.
+        self.cells = torch.empty(0)
+
+    def add(self, features: torch.Tensor) -> None:
+        """Add the cells of features ``(N, C, h, w)``."""
+        # drawn by what is in a cell and where it lies: images come in another order in every run over them
+        weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(self._seed))
+        keys = (features.cpu().double() * weights).sum(dim=1).remainder(1).flatten()
+        cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+        if len(self.cells):
+            keys, cells = torch.cat([self._keys, keys]), torch.cat([self.cells, cells])
+        self._keys, chosen = keys.topk(min(self._size, len(keys)))
+        self.cells = cells[chosen.to(cells.device)]
+
+
+def spread_out(cells: torch.Tensor, count: int) -> torch.Tensor:
+    """Choose ``count`` of ``cells`` ``(M, C)``, each the farthest from those before (PatchCore's greedy coreset)."""
+    chosen = [0]
+    nearest = torch.full((len(cells),), torch.inf, device=cells.device)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, (cells - cells[chosen[-1]]).square().sum(dim=1))
+        chosen.append(int(nearest.argmax()))
+    return cells[chosen]
+
+
+class Memory(nn.Module):
+    """Squared distance of features to the nearest cell that is remembered; usually 1.
+
+    After PatchCore (Roth et al., CVPR 2022, sections 3.2, 3.3). It also says how much it counts beside an inpainting.
+
+    Args:
+        channels: Features of a cell.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        #: What is remembered; usual squared distance to it, and that as a share of what an inpainting's usually is.
+        #: NaN until known.
+        self.cells: torch.Tensor
+        self.usual: torch.Tensor
+        self.ratio: torch.Tensor
+        self.register_buffer("cells", torch.full((1, REMEMBERED, channels), torch.nan))
+        for name in ("usual", "ratio"):
+            self.register_buffer(name, torch.tensor(torch.nan))
+
+    def distance(self, features: torch.Tensor) -> torch.Tensor:
+        """Squared distances ``(N, 1, h, w)`` of features ``(N, C, h, w)``."""
+        n, _, h, w = features.shape
+        values = features.permute(0, 2, 3, 1).flatten(1, 2)
+        # |a - b|^2 less |a|^2
+        rest = self.cells.square().sum(dim=2)[:, None] - 2 * torch.matmul(values, self.cells.transpose(1, 2))
+        nearest = values.square().sum(dim=2) + rest.amin(dim=2)
+        return nearest.clamp(min=0).reshape(n, 1, h, w)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features ``(N, C, h, w)`` to sizes ``(N, 1, h, w)``."""
+        return self.distance(features) / self.usual
+
+    def share(self, expected: torch.Tensor) -> torch.Tensor:
+        """How much the memory counts ``(N, 1, h, w)``, in [0, 1].
+
+        Args:
+            expected: What is expected of an inpainting's errors ``(N, 1, h, w)``; usually 1.
+        """
+        return 1 / (1 + (HANDICAP * self.ratio / expected).pow(STEEPNESS))
+
+    def set_cells(self, candidates: torch.Tensor) -> None:
+        """Choose what to remember among cells ``(M, C)``."""
+        self.cells.copy_(round_to_eight_bits(spread_out(candidates, REMEMBERED)[None]))
+
+    def set_usual(self, distance: torch.Tensor, error: torch.Tensor, count: int) -> None:
+        """Set what is usual.
+
+        Args:
+            distance: Sum of :meth:`distance` over normal cells, those that are remembered among them.
+            error: Sum of an inpainting's squared errors over the same.
+            count: How many these are.
+        """
+        # few cells are their own nearest, unless there are few in all
+        self.usual.copy_(distance / max(count - REMEMBERED, 1))
+        self.ratio.copy_(self.usual / (error / count))
