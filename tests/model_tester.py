@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
+from anomalib_i3ad.models.feature_i3ad.memory import REMEMBERED
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
 SCORE_TOLERANCE = 1e-4
@@ -66,8 +67,8 @@ def set_usual(model: FeatureI3ADModel) -> None:
         usual.set_components(torch.eye(channels))
         usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
     channels = model.memory.cells.shape[2]
-    model.memory.set_cells(torch.randn(600, channels, generator=torch.Generator().manual_seed(0)))
-    model.memory.set_usual(torch.tensor(100.0 * channels), torch.tensor(612.0 * channels), 612)
+    model.memory.set_cells(torch.randn(REMEMBERED, channels, generator=torch.Generator().manual_seed(0)))
+    model.memory.set_usual(torch.tensor(float(channels)), torch.tensor(float(channels)))
 
 
 def tables_in(printed: str) -> list[list[list[str]]]:

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import torch
 from anomalib.engine import Engine
@@ -173,6 +174,26 @@ def fainter_anywhere(draw: Callable[[np.ndarray, Any], Drawn], strength: float) 
     return drawn
 
 
+def laid_at_any_angle(cut: Callable[..., Drawn]) -> Callable[..., Drawn]:
+    """Cuts of a texture's pictures that are one part, always the same, at any angle and place on a grey ground."""
+    parts: list[np.ndarray] = []
+
+    def laid(datamodule: Textures, sheet: Any, rng: np.random.Generator) -> Drawn:
+        if not parts:
+            parts.append(cut(datamodule, sheet, rng)[0])
+        size = len(parts[0])
+        middle, angle, shift = size / 2, rng.uniform(0, 360), rng.uniform(-size / 16, size / 16, 2)
+        turn = cv2.getRotationMatrix2D((middle, middle), angle, 1.0)
+        turn[:, 2] += shift
+        rim = np.zeros((size, size))
+        rim[size * 3 // 8 : size * 5 // 8, size // 8 : size * 7 // 8] = 1
+        inside = cv2.warpAffine(rim, turn, (size, size))[..., None]
+        picture = inside * cv2.warpAffine(parts[0], turn, (size, size)) + (1 - inside) * 0.7
+        return picture, np.zeros((size, size), bool)
+
+    return laid
+
+
 def main() -> None:
     """Measure every choice and print the table."""
     parser = ArgumentParser(description=__doc__.splitlines()[0])
@@ -183,10 +204,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("datasets/Textures"))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--strength", type=float, default=1.0, help="share of a defect in the picture; less is fainter")
+    parser.add_argument("--parts", action="store_true", help="one part at any angle; of photographs, not of fabric")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     study = STUDIES[arguments.model]
-    root = arguments.root / f"anywhere{arguments.strength:g}"
+    root = arguments.root / f"{'parts' if arguments.parts else 'anywhere'}{arguments.strength:g}"
     every = study.training | study.inference
     choices = [(name, value) for name, values in every.items() for value in values]
     if arguments.only:
@@ -196,7 +218,8 @@ def main() -> None:
     for texture, seed in product(arguments.textures, arguments.seeds):
         images = {"category": texture, "root": root}
         defects = {kind: fainter_anywhere(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}
-        with patch.dict(DEFECTS, defects):
+        cut = laid_at_any_angle(Textures._cut) if arguments.parts else Textures._cut  # noqa: SLF001
+        with patch.dict(DEFECTS, defects), patch.object(Textures, "_cut", cut):
             Textures(**study.images, **images).prepare_data()
         trained, figures = measure(study, images, seed, dict(base))
         found[0].append(figures)

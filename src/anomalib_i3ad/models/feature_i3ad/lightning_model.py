@@ -24,7 +24,7 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
-from .memory import CANDIDATES, Sample
+from .memory import CANDIDATES, REMEMBERED, Sample, spread_out
 from .torch_model import FeatureI3ADModel
 
 Sums = tuple[torch.Tensor, ...]
@@ -260,7 +260,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
         def products(cells: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
-            distance = model.memory.distance(features).sum()
+            # an image is like itself: nothing that is remembered of it counts
+            of_itself = torch.isclose(sample.images_of(features)[:, None], origins)
+            of_itself &= ~of_itself.all(dim=1, keepdim=True)  # unless all is, as of a single image
+            distance = model.memory.distance(features, of_itself.to(features.device)).mean(dim=(1, 2, 3)).sum()
             errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
             blocks = [usual.in_blocks(usual.components_of(error)) for usual, error in errors]
             return distance, *(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
@@ -269,10 +272,14 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         model.usual_cosine.copy_((cosine / images)[None, :, None, None])
         for usual, total in zip(usual_errors, of_features, strict=True):
             usual.set_components(total / images)
-        candidates: Any = self.all_gather(sample.cells)
-        model.memory.set_cells(candidates.reshape(-1, candidates.shape[-1]))
+        candidates, origins = sample.cells, sample.images
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather((candidates, origins))
+            candidates, origins = (of_all.flatten(0, 1) for of_all in gathered)
+        chosen = spread_out(candidates, REMEMBERED)
+        model.memory.set_cells(candidates[chosen])
+        origins = origins[chosen].cpu()
         distance, *of_components = self.sum_over_training_images(products)
         for usual, total in zip(usual_errors, of_components, strict=True):
             usual.set_covariance(total / images, int(images))
-        count = int(images) * math.prod(model.grid_shape(*self.image_size)[1:])
-        model.memory.set_usual(distance, sum(total.trace() for total in of_features) * count / images, count)
+        model.memory.set_usual(distance / images, sum(total.trace() for total in of_features) / images)

@@ -14,6 +14,12 @@ HANDICAP = 1.5
 STEEPNESS = 4
 
 
+def numbers_of(features: torch.Tensor, seed: int) -> torch.Tensor:
+    """A number of each cell ``(N, h, w)``, as good as random, but the same of what is the same in the same place."""
+    weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return (features.cpu().double() * weights).sum(dim=1)
+
+
 class Sample:
     """Sample of the cells of a stream of images, as good as random; the same in whatever order they come.
 
@@ -26,29 +32,33 @@ class Sample:
         self._size = size
         self._seed = seed
         self._keys = torch.empty(0)
-        #: Cells ``(M, C)`` so far.
-        self.cells = torch.empty(0)
+        #: Cells ``(M, C)`` so far, and what :meth:`images_of` says of theirs ``(M,)``.
+        self.cells, self.images = torch.empty(0), torch.empty(0)
+
+    def images_of(self, features: torch.Tensor) -> torch.Tensor:
+        """What tells images ``(N,)`` from each other by their features ``(N, C, h, w)``."""
+        return numbers_of(features, self._seed).sum(dim=(1, 2)).float()
 
     def add(self, features: torch.Tensor) -> None:
         """Add the cells of features ``(N, C, h, w)``."""
-        # drawn by what is in a cell and where it lies: images come in another order in every run over them
-        weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(self._seed))
-        keys = (features.cpu().double() * weights).sum(dim=1).remainder(1).flatten()
+        keys = numbers_of(features, self._seed).remainder(1).flatten()
         cells = features.permute(0, 2, 3, 1).flatten(0, 2)
+        images = self.images_of(features).repeat_interleave(features[0, 0].numel())
         if len(self.cells):
-            keys, cells = torch.cat([self._keys, keys]), torch.cat([self.cells, cells])
+            keys, images = torch.cat([self._keys, keys]), torch.cat([self.images, images])
+            cells = torch.cat([self.cells, cells])
         self._keys, chosen = keys.topk(min(self._size, len(keys)))
-        self.cells = cells[chosen.to(cells.device)]
+        self.cells, self.images = cells[chosen.to(cells.device)], images[chosen]
 
 
-def spread_out(cells: torch.Tensor, count: int) -> torch.Tensor:
+def spread_out(cells: torch.Tensor, count: int) -> list[int]:
     """Choose ``count`` of ``cells`` ``(M, C)``, each the farthest from those before (PatchCore's greedy coreset)."""
     chosen = [0]
     nearest = torch.full((len(cells),), torch.inf, device=cells.device)
     while len(chosen) < count:
         nearest = torch.minimum(nearest, (cells - cells[chosen[-1]]).square().sum(dim=1))
         chosen.append(int(nearest.argmax()))
-    return cells[chosen]
+    return chosen
 
 
 class Memory(nn.Module):
@@ -71,12 +81,19 @@ class Memory(nn.Module):
         for name in ("usual", "ratio"):
             self.register_buffer(name, torch.tensor(torch.nan))
 
-    def distance(self, features: torch.Tensor) -> torch.Tensor:
-        """Squared distances ``(N, 1, h, w)`` of features ``(N, C, h, w)``."""
+    def distance(self, features: torch.Tensor, left_out: torch.Tensor | None = None) -> torch.Tensor:
+        """Squared distances ``(N, 1, h, w)`` of features ``(N, C, h, w)``.
+
+        Args:
+            features: Standardised features.
+            left_out: Which cells do not count for an image, ``(N, M)`` bool.
+        """
         n, _, h, w = features.shape
         values = features.permute(0, 2, 3, 1).flatten(1, 2)
         # |a - b|^2 less |a|^2
         rest = self.cells.square().sum(dim=2)[:, None] - 2 * torch.matmul(values, self.cells.transpose(1, 2))
+        if left_out is not None:
+            rest = rest.masked_fill(left_out[:, None], torch.inf)
         nearest = values.square().sum(dim=2) + rest.amin(dim=2)
         return nearest.clamp(min=0).reshape(n, 1, h, w)
 
@@ -92,18 +109,11 @@ class Memory(nn.Module):
         """
         return 1 / (1 + (HANDICAP * self.ratio / expected).pow(STEEPNESS))
 
-    def set_cells(self, candidates: torch.Tensor) -> None:
-        """Choose what to remember among cells ``(M, C)``."""
-        self.cells.copy_(round_to_eight_bits(spread_out(candidates, REMEMBERED)[None]))
+    def set_cells(self, cells: torch.Tensor) -> None:
+        """Set what is remembered, :data:`REMEMBERED` cells ``(M, C)``."""
+        self.cells.copy_(round_to_eight_bits(cells[None]))
 
-    def set_usual(self, distance: torch.Tensor, error: torch.Tensor, count: int) -> None:
-        """Set what is usual.
-
-        Args:
-            distance: Sum of :meth:`distance` over normal cells, those that are remembered among them.
-            error: Sum of an inpainting's squared errors over the same.
-            count: How many these are.
-        """
-        # few cells are their own nearest, unless there are few in all
-        self.usual.copy_(distance / max(count - REMEMBERED, 1))
-        self.ratio.copy_(self.usual / (error / count))
+    def set_usual(self, distance: torch.Tensor, error: torch.Tensor) -> None:
+        """Set the mean over normal cells of :meth:`distance`, and of an inpainting's squared errors."""
+        self.usual.copy_(distance)
+        self.ratio.copy_(distance / error)
