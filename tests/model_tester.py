@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader
 from anomalib_i3ad import Textures
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
-from anomalib_i3ad.models.feature_i3ad.memory import REMEMBERED
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 
 SCORE_TOLERANCE = 1e-4
@@ -66,9 +65,9 @@ def set_usual(model: FeatureI3ADModel) -> None:
         kept, channels = usual.components.shape
         usual.set_components(torch.eye(channels))
         usual.set_covariance(torch.eye(kept).expand(len(usual.whitening), -1, -1), 1)
-    channels = model.memory.cells.shape[2]
-    model.memory.set_cells(torch.randn(REMEMBERED, channels, generator=torch.Generator().manual_seed(0)))
-    model.memory.set_usual(torch.tensor(float(channels)), torch.tensor(float(channels)))
+    model.memory.set_weights([torch.eye(channels) for channels in model.features.channels])
+    model.memory.set_cells(torch.randn(600, sum(model.features.channels), generator=torch.Generator().manual_seed(0)))
+    model.memory.usual.fill_(2)
 
 
 def tables_in(printed: str) -> list[list[list[str]]]:

@@ -24,7 +24,7 @@ from anomalib_i3ad.models.iterative import IterativeMixin
 
 from .feature_cache import FeatureCache
 from .loss import inpainting_loss, likelihood_loss
-from .memory import CANDIDATES, REMEMBERED, Sample, spread_out
+from .memory import CANDIDATES, Sample
 from .torch_model import FeatureI3ADModel
 
 Sums = tuple[torch.Tensor, ...]
@@ -276,10 +276,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if self.trainer.world_size > 1:
             gathered: Any = self.all_gather((candidates, origins))
             candidates, origins = (of_all.flatten(0, 1) for of_all in gathered)
-        chosen = spread_out(candidates, REMEMBERED)
-        model.memory.set_cells(candidates[chosen])
-        origins = origins[chosen].cpu()
+        model.memory.set_weights([total / images for total in of_features])
+        origins = origins.cpu()[model.memory.set_cells(candidates)]
         distance, *of_components = self.sum_over_training_images(products)
         for usual, total in zip(usual_errors, of_components, strict=True):
             usual.set_covariance(total / images, int(images))
-        model.memory.set_usual(distance / images, sum(total.trace() for total in of_features) / images)
+        model.memory.usual.copy_(distance / images)

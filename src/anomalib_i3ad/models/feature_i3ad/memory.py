@@ -1,9 +1,13 @@
 """A few normal cells that are remembered, for places of which what surrounds them tells little."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from anomalib_i3ad.components.rounding import round_to_eight_bits
+
+from .usual import weights_everywhere
 
 #: Cells that are remembered, and how many of the training images' they are chosen from.
 REMEMBERED = 512
@@ -64,22 +68,22 @@ def spread_out(cells: torch.Tensor, count: int) -> list[int]:
 class Memory(nn.Module):
     """Squared distance of features to the nearest cell that is remembered; usually 1.
 
-    After PatchCore (Roth et al., CVPR 2022, sections 3.2, 3.3). It also says how much it counts beside an inpainting.
+    After PatchCore (Roth et al., CVPR 2022, sections 3.2, 3.3); differences are weighed as errors of inpaintings are.
 
     Args:
-        channels: Features of a cell.
+        channels: Features of each layer.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        #: What is remembered; usual squared distance to it, and that as a share of what an inpainting's usually is.
-        #: NaN until known.
+        count = sum(channels)
+        self.layers = len(channels)
+        #: Weights of features, what is remembered in this form, and its usual squared distance; NaN until known.
+        self.weights: torch.Tensor
         self.cells: torch.Tensor
         self.usual: torch.Tensor
-        self.ratio: torch.Tensor
-        self.register_buffer("cells", torch.full((1, REMEMBERED, channels), torch.nan))
-        for name in ("usual", "ratio"):
-            self.register_buffer(name, torch.tensor(torch.nan))
+        for name, shape in (("weights", (count, count)), ("cells", (1, REMEMBERED, count)), ("usual", ())):
+            self.register_buffer(name, torch.full(shape, torch.nan))
 
     def distance(self, features: torch.Tensor, left_out: torch.Tensor | None = None) -> torch.Tensor:
         """Squared distances ``(N, 1, h, w)`` of features ``(N, C, h, w)``.
@@ -89,7 +93,7 @@ class Memory(nn.Module):
             left_out: Which cells do not count for an image, ``(N, M)`` bool.
         """
         n, _, h, w = features.shape
-        values = features.permute(0, 2, 3, 1).flatten(1, 2)
+        values = torch.matmul(features.permute(0, 2, 3, 1).flatten(1, 2), self.weights)
         # |a - b|^2 less |a|^2
         rest = self.cells.square().sum(dim=2)[:, None] - 2 * torch.matmul(values, self.cells.transpose(1, 2))
         if left_out is not None:
@@ -107,13 +111,15 @@ class Memory(nn.Module):
         Args:
             expected: What is expected of an inpainting's errors ``(N, 1, h, w)``; usually 1.
         """
-        return 1 / (1 + (HANDICAP * self.ratio / expected).pow(STEEPNESS))
+        # an inpainting's error is usually 1 in each layer
+        return 1 / (1 + (HANDICAP * self.usual / self.layers / expected).pow(STEEPNESS))
 
-    def set_cells(self, cells: torch.Tensor) -> None:
-        """Set what is remembered, :data:`REMEMBERED` cells ``(M, C)``."""
-        self.cells.copy_(round_to_eight_bits(cells[None]))
+    def set_weights(self, products: Sequence[torch.Tensor]) -> None:
+        """Set the weights, by each layer's mean products of errors ``(C, C)`` of inpaintings."""
+        self.weights.copy_(torch.block_diag(*map(weights_everywhere, products)).half())
 
-    def set_usual(self, distance: torch.Tensor, error: torch.Tensor) -> None:
-        """Set the mean over normal cells of :meth:`distance`, and of an inpainting's squared errors."""
-        self.usual.copy_(distance)
-        self.ratio.copy_(distance / error)
+    def set_cells(self, candidates: torch.Tensor) -> list[int]:
+        """Choose what to remember among cells ``(M, C)``, and return which were chosen."""
+        chosen = spread_out(candidates, REMEMBERED)
+        self.cells.copy_(round_to_eight_bits(candidates[chosen][None] @ self.weights))
+        return chosen

@@ -76,7 +76,7 @@ class FeatureI3ADModel(IterativeModel):
         self.usual_cosine: torch.Tensor
         self.register_buffer("usual_cosine", torch.full((1, count, 1, 1), float("nan")))
         self.usual_errors = nn.ModuleList(UsualError(of_layer, cells) for of_layer in self.features.channels)
-        self.memory = Memory(channels)
+        self.memory = Memory(self.features.channels)
 
     def check_size(self, height: int, width: int) -> None:
         """See :meth:`ImageModel.check_size`: what errors are usual is known of one size."""

@@ -19,6 +19,28 @@ FLOOR = 0.4
 POWER = 2
 
 
+def _floored(covariance: torch.Tensor) -> torch.Tensor:
+    """Covariances ``(..., K, K)`` and :data:`FLOOR`."""
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
+    return covariance + FLOOR * variance * torch.eye(covariance.shape[-1]).to(covariance)
+
+
+def _roots_of_inverse(power: torch.Tensor) -> torch.Tensor:
+    """Triangular W ``(..., K, K)`` with ``|W^T e|^2 = e^T C^-2 e``, of C to the power of 2: of C^2 = L L^T, L^-T."""
+    return torch.linalg.inv(torch.linalg.cholesky(power)).transpose(-2, -1)
+
+
+def weights_everywhere(products: torch.Tensor) -> torch.Tensor:
+    """Weights W ``(C, C)`` of a layer by which ``|W^T e|^2`` is the size of an error, whatever its place; usually 1.
+
+    Args:
+        products: Mean over images and cells of the products of errors ``(C, C)``.
+    """
+    products = products.cpu().double()  # not every GPU has double precision
+    weights = _roots_of_inverse(torch.linalg.matrix_power(_floored(products), POWER))
+    return weights / (weights * (products @ weights)).sum().sqrt()
+
+
 class UsualError(nn.Module):
     """Size of a layer's errors, ``|C^-1 e|^2`` by its mean in their block of cells; usually 1.
 
@@ -85,15 +107,13 @@ class UsualError(nn.Module):
         """
         products = products.cpu().double()
         covariance = (count * products + PRIOR * products.mean(dim=0)) / (count + PRIOR)
-        variance = covariance.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
-        covariance += FLOOR * variance * torch.eye(covariance.shape[1]).to(covariance)
+        covariance = _floored(covariance)
         # by its mean in every block: where parts lie anywhere, how large errors are at a place misleads
         mean = torch.linalg.matrix_power(covariance, 1 - POWER).diagonal(dim1=1, dim2=2).mean(dim=1)
         power = torch.linalg.matrix_power(covariance, POWER) * mean[:, None, None]
         # components of one size, and with it all that is in a column: then 8 bits are enough
         size = power.mean(dim=0).diagonal().sqrt()
-        # of the triangular factor L of C^2 = L L^T: |C^-1 e|^2 = |e^T L^-T|^2
-        whitening = size[:, None] * torch.linalg.inv(torch.linalg.cholesky(power)).transpose(1, 2)
+        whitening = size[:, None] * _roots_of_inverse(power)
         self.whitening.copy_(round_to_eight_bits(whitening))
         rounded = self.whitening.cpu().double()
         usual = (rounded * (products / size / size[:, None] @ rounded)).sum(dim=(1, 2)).mean()
