@@ -174,24 +174,37 @@ def fainter_anywhere(draw: Callable[[np.ndarray, Any], Drawn], strength: float) 
     return drawn
 
 
-def laid_at_any_angle(cut: Callable[..., Drawn]) -> Callable[..., Drawn]:
-    """Cuts of a texture's pictures that are one part, always the same, at any angle and place on a grey ground."""
-    parts: list[np.ndarray] = []
+class Parts:
+    """Pictures of one part, cut from a texture, at any angle and place on a grey ground; defects lie on the part."""
 
-    def laid(datamodule: Textures, sheet: Any, rng: np.random.Generator) -> Drawn:
-        if not parts:
-            parts.append(cut(datamodule, sheet, rng)[0])
-        size = len(parts[0])
-        middle, angle, shift = size / 2, rng.uniform(0, 360), rng.uniform(-size / 16, size / 16, 2)
-        turn = cv2.getRotationMatrix2D((middle, middle), angle, 1.0)
-        turn[:, 2] += shift
-        rim = np.zeros((size, size))
-        rim[size * 3 // 8 : size * 5 // 8, size // 8 : size * 7 // 8] = 1
-        inside = cv2.warpAffine(rim, turn, (size, size))[..., None]
-        picture = inside * cv2.warpAffine(parts[0], turn, (size, size)) + (1 - inside) * 0.7
+    def __init__(self, cut: Callable[..., Drawn]) -> None:
+        self._cut = cut
+        self._part: np.ndarray | None = None
+        self._inside = np.empty(0)
+
+    def laid(self, datamodule: Textures, sheet: Any, rng: np.random.Generator) -> Drawn:
+        """The part, as a datamodule's cut."""
+        if self._part is None:
+            self._part = self._cut(datamodule, sheet, rng)[0]
+        size = len(self._part)
+        turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(0, 360), 1.0)
+        turn[:, 2] += rng.uniform(-size / 16, size / 16, 2)
+        bar = np.zeros((size, size))
+        bar[size * 3 // 8 : size * 5 // 8, size // 8 : size * 7 // 8] = 1
+        self._inside = cv2.warpAffine(bar, turn, (size, size))[..., None]
+        picture = self._inside * cv2.warpAffine(self._part, turn, (size, size)) + (1 - self._inside) * 0.7
         return picture, np.zeros((size, size), bool)
 
-    return laid
+    def hit_by(self, draw: Callable[[np.ndarray, Any], Drawn]) -> Callable[[np.ndarray, Any], Drawn]:
+        """A defect of the part that was laid last, and not of the ground."""
+
+        def drawn(picture: np.ndarray, rng: np.random.Generator) -> Drawn:
+            defective, mask = draw(picture, rng)
+            while not (mask & (self._inside[..., 0] == 1)).any():
+                defective, mask = draw(picture, rng)
+            return picture + self._inside * (defective - picture), mask & (self._inside[..., 0] > 0)
+
+        return drawn
 
 
 def main() -> None:
@@ -218,7 +231,10 @@ def main() -> None:
     for texture, seed in product(arguments.textures, arguments.seeds):
         images = {"category": texture, "root": root}
         defects = {kind: fainter_anywhere(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}
-        cut = laid_at_any_angle(Textures._cut) if arguments.parts else Textures._cut  # noqa: SLF001
+        cut = Textures._cut  # noqa: SLF001
+        if arguments.parts:
+            parts = Parts(cut)
+            cut, defects = parts.laid, {kind: parts.hit_by(drawn) for kind, drawn in defects.items()}
         with patch.dict(DEFECTS, defects), patch.object(Textures, "_cut", cut):
             Textures(**study.images, **images).prepare_data()
         trained, figures = measure(study, images, seed, dict(base))

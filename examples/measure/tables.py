@@ -29,7 +29,7 @@ ENGINES = {
 
 #: Folder of each model's card, what the model is for, and whether it needs ImageNet weights.
 MODELS = {
-    "FeatureI3AD": ("feature_i3ad", "first choice: iterates over features, on textures and aligned objects", "yes"),
+    "FeatureI3AD": ("feature_i3ad", "first choice: iterates over features, on textures and objects", "yes"),
     "I3AD": ("i3ad", "the same over pixels: objects, if no pretrained network may be used", "no"),
     "Riad": ("riad", "inpaints pixels at four sizes: objects, if time does not matter", "no"),
     "SsimAe": ("ssim_ae", "autoencoder compared by SSIM or L2: objects, for comparison", "no"),

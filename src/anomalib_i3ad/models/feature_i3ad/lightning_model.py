@@ -44,7 +44,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
 
     A frozen network that was trained on ImageNet sees the image once. A small network learns to inpaint the features
     of hidden cells of normal images, and to predict its own error. At test, cells that differ from their inpainting by
-    more than usual are hidden and inpainted again from the cells that are left. A fit validates once, at its end,
+    more than usual are hidden and inpainted again from the cells that are left; where inpainting can tell little, as of
+    parts at any angle, they are compared with normal cells that are remembered. A fit validates once, at its end,
     whatever the trainer's schedule.
 
     Args:
