@@ -182,10 +182,10 @@ class Parts:
         self._part: np.ndarray | None = None
         self._inside = np.empty(0)
 
-    def laid(self, datamodule: Textures, sheet: Any, rng: np.random.Generator) -> Drawn:
-        """The part, as a datamodule's cut."""
+    def laid(self, sheet: Any, rng: np.random.Generator) -> Drawn:
+        """The part, in place of a cut from a sheet of texture."""
         if self._part is None:
-            self._part = self._cut(datamodule, sheet, rng)[0]
+            self._part = self._cut(sheet, rng)[0]
         size = len(self._part)
         turn = cv2.getRotationMatrix2D((size / 2, size / 2), rng.uniform(0, 360), 1.0)
         turn[:, 2] += rng.uniform(-size / 16, size / 16, 2)
@@ -231,12 +231,13 @@ def main() -> None:
     for texture, seed in product(arguments.textures, arguments.seeds):
         images = {"category": texture, "root": root}
         defects = {kind: fainter_anywhere(drawn, arguments.strength) for kind, drawn in DEFECTS.items()}
-        cut = Textures._cut  # noqa: SLF001
+        datamodule = Textures(**study.images, **images)
+        cut = datamodule._cut  # noqa: SLF001
         if arguments.parts:
             parts = Parts(cut)
             cut, defects = parts.laid, {kind: parts.hit_by(drawn) for kind, drawn in defects.items()}
-        with patch.dict(DEFECTS, defects), patch.object(Textures, "_cut", cut):
-            Textures(**study.images, **images).prepare_data()
+        with patch.dict(DEFECTS, defects), patch.object(datamodule, "_cut", cut):
+            datamodule.prepare_data()
         trained, figures = measure(study, images, seed, dict(base))
         found[0].append(figures)
         for number, (name, value) in enumerate(track(choices, f"{texture} {seed}"), start=1):
