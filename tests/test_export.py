@@ -569,8 +569,8 @@ class TestFeatures:
         whitening = model.model.usual_errors[1].whitening.numpy()  # at this size the other layer's is small
         half = whitening.shape[-1] // 2
         in_bytes = [node.data for node in stored if node.get_output_element_type(0) == ov.Type.i8]
-        assert len(in_bytes) == 2
-        for part in (whitening[:, :half, :half], whitening[..., half:]):
+        assert len(in_bytes) == 3
+        for part in (whitening[:, :half, :half], whitening[..., half:], model.model.memory.cells.numpy()):
             step = 2 ** np.ceil(np.log2(np.abs(part).max(axis=1, keepdims=True) / 127))
             assert any(np.array_equal(units, part / step) for units in in_bytes)
         assert not whitening[:, half:, :half].any()
