@@ -219,6 +219,8 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=1.0, help="share of a defect in the picture; less is fainter")
     parser.add_argument("--parts", action="store_true", help="one part at any angle; of photographs, not of fabric")
     arguments = parser.parse_args()
+    if arguments.parts and "fabric" in arguments.textures:
+        parser.error("--parts: fabric has defects of its own; choose among brick, grass and gravel (--textures)")
     logging.disable(logging.WARNING)
     study = STUDIES[arguments.model]
     root = arguments.root / f"{'parts' if arguments.parts else 'anywhere'}{arguments.strength:g}"

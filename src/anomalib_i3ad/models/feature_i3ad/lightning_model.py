@@ -273,12 +273,10 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         model.usual_cosine.copy_((cosine / images)[None, :, None, None])
         for usual, total in zip(usual_errors, of_features, strict=True):
             usual.set_components(total / images)
-        candidates, origins = sample.cells, sample.images
-        if self.trainer.world_size > 1:
-            gathered: Any = self.all_gather((candidates, origins))
-            candidates, origins = (of_all.flatten(0, 1) for of_all in gathered)
         model.memory.set_weights([total / images for total in of_features])
-        origins = origins.cpu()[model.memory.set_cells(candidates)]
+        gathered: Any = self.all_gather((sample.cells, sample.images))  # as they are of a single process
+        candidates, origins = gathered[0].flatten(0, -2), gathered[1].flatten().cpu()
+        origins = origins[model.memory.set_cells(candidates)]
         distance, *of_components = self.sum_over_training_images(products)
         for usual, total in zip(usual_errors, of_components, strict=True):
             usual.set_covariance(total / images, int(images))

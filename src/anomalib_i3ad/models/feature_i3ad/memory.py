@@ -18,12 +18,6 @@ HANDICAP = 1.5
 STEEPNESS = 4
 
 
-def numbers_of(features: torch.Tensor, seed: int) -> torch.Tensor:
-    """A number of each cell ``(N, h, w)``, as good as random, but the same of what is the same in the same place."""
-    weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(seed))
-    return (features.cpu().double() * weights).sum(dim=1)
-
-
 class Sample:
     """Sample of the cells of a stream of images, as good as random; the same in whatever order they come.
 
@@ -39,15 +33,21 @@ class Sample:
         #: Cells ``(M, C)`` so far, and what :meth:`images_of` says of theirs ``(M,)``.
         self.cells, self.images = torch.empty(0), torch.empty(0)
 
+    def _numbers_of(self, features: torch.Tensor) -> torch.Tensor:
+        """A number of each cell ``(N, h, w)``, as good as random; the same of what is the same in the same place."""
+        weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(self._seed))
+        return (features.cpu().double() * weights).sum(dim=1)
+
     def images_of(self, features: torch.Tensor) -> torch.Tensor:
         """What tells images ``(N,)`` from each other by their features ``(N, C, h, w)``."""
-        return numbers_of(features, self._seed).sum(dim=(1, 2)).float()
+        return self._numbers_of(features).sum(dim=(1, 2)).float()
 
     def add(self, features: torch.Tensor) -> None:
         """Add the cells of features ``(N, C, h, w)``."""
-        keys = numbers_of(features, self._seed).remainder(1).flatten()
+        numbers = self._numbers_of(features)
+        keys, images = numbers.remainder(1).flatten(), numbers.sum(dim=(1, 2), keepdim=True).float()
+        images = images.expand_as(numbers).flatten()
         cells = features.permute(0, 2, 3, 1).flatten(0, 2)
-        images = self.images_of(features).repeat_interleave(features[0, 0].numel())
         if len(self.cells):
             keys, images = torch.cat([self._keys, keys]), torch.cat([self.images, images])
             cells = torch.cat([self.cells, cells])

@@ -20,13 +20,13 @@ POWER = 2
 
 
 def _floored(covariance: torch.Tensor) -> torch.Tensor:
-    """Covariances ``(..., K, K)`` and :data:`FLOOR`."""
+    """Covariances ``(..., K, K)``, with :data:`FLOOR` added to their variances."""
     variance = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
     return covariance + FLOOR * variance * torch.eye(covariance.shape[-1]).to(covariance)
 
 
 def _roots_of_inverse(power: torch.Tensor) -> torch.Tensor:
-    """Triangular W ``(..., K, K)`` with ``|W^T e|^2 = e^T C^-2 e``, of C to the power of 2: of C^2 = L L^T, L^-T."""
+    """Triangular W with ``|W^T e|^2 = e^T P^-1 e``, of powers P ``(..., K, K)`` of covariances: L^-T, of P = L L^T."""
     return torch.linalg.inv(torch.linalg.cholesky(power)).transpose(-2, -1)
 
 
