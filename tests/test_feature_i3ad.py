@@ -1,5 +1,7 @@
 """FeatureI3AD: features, inpainter, losses, calibration."""
 
+import resource
+import signal
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
@@ -14,13 +16,13 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 from torch.utils.data import DataLoader, IterableDataset, Subset
-from torchvision.transforms.v2 import Compose, RandomHorizontalFlip, RandomInvert
+from torchvision.transforms.v2 import Compose, Lambda, RandomHorizontalFlip, RandomInvert
 
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import fold_normalisation
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
-from anomalib_i3ad.models.feature_i3ad.features import packaged_weights
+from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.models.feature_i3ad.lightning_model import GRID_PROBABILITY, LEAST_STD
 from anomalib_i3ad.models.feature_i3ad.loss import inpainting_loss, likelihood_loss
 from anomalib_i3ad.models.feature_i3ad.memory import Memory, Sample, spread_out
@@ -293,6 +295,9 @@ class TestCells:
         shifted = [whole[..., i : i + 12, j : j + 16] for i in range(3) for j in range(3)]
         np.testing.assert_allclose(cells, np.nanmean(shifted, axis=0), rtol=1e-4, atol=1e-5)
 
+    def test_layers_are_those_named_where_timm_takes_not_all_by_default(self) -> None:
+        assert FrozenFeatures("dla34", ["level3", "level2"]).strides == [4, 8]
+
     def test_residual_is_one_minus_the_cosine(self, model: FeatureI3ADModel) -> None:
         cells, other = torch.randn(2, 2, 152, 8, 8)
         residual = model.cosines(model.directions(model.standardised(cells)), model.standardised(other))
@@ -349,10 +354,14 @@ class TestMemory:
     def test_sample_depends_on_neither_batches_nor_their_order(self) -> None:
         features = torch.randn(10, 6, 3, 4, generator=torch.Generator().manual_seed(0))
         whole, parts = Sample(50, 3), Sample(50, 3)
-        whole.add(features)
-        for part in reversed(features.split([1, 6, 3])):
-            parts.add(part)
+        images = features[:, 0, 0, 0].mul(1e6).long()
+        whole.add(features, images)
+        for part in reversed(torch.arange(10).split([1, 6, 3])):
+            parts.add(features[part], images[part])
         assert torch.equal(whole.cells, parts.cells)
+        assert torch.equal(whole.images, parts.images)
+        origin = (features.permute(0, 2, 3, 1).flatten(1, 2) == whole.cells[:, None, None]).all(dim=-1).any(dim=-1)
+        assert torch.equal(images[origin.long().argmax(dim=1)], whole.images)
         assert len(whole.cells.unique(dim=0)) == 50
 
     def test_sample_is_uniform(self) -> None:
@@ -364,7 +373,7 @@ class TestMemory:
         for seed in range(400):
             sample = Sample(10, seed)
             for part in features:
-                sample.add(part[None])
+                sample.add(part[None], torch.zeros(1))
             counts[sample.cells[:, 0].int()] += 1
         assert chisquare(counts.numpy()).pvalue > 0.001
 
@@ -373,6 +382,24 @@ class TestMemory:
         memory = Memory([4, 3])
         memory.usual.fill_(1.6)
         assert memory.share(torch.tensor(expected)).item() == pytest.approx(share, abs=1e-6)
+
+    @pytest.mark.parametrize("augmented", [False, True])
+    def test_of_a_single_image_it_is_taken_to_be_no_better_than_inpainting(
+        self, augmented: bool, textures: Textures
+    ) -> None:
+        """Though its cells are all remembered; one of two is compared with the other alone, whatever was done to it."""
+        darker, usual = count(), {}
+        augmentation = Lambda(lambda image: image * (1 - 0.001 * next(darker))) if augmented else None
+        textures.train_augmentations = augmentation
+        textures.setup("fit")
+        textures.setup = lambda **_: None
+        every = textures.train_data.samples
+        for images in (1, 2):
+            textures.train_data.samples = every.iloc[:images].reset_index(drop=True)
+            model = FeatureI3AD(**TINY, max_train_steps=1)
+            make_engine().fit(model, datamodule=textures)
+            usual[images] = model.model.memory.usual.item()
+        assert usual[1] == 2 < usual[2]
 
     def test_what_is_remembered_and_cannot_be_inpainted_is_normal(self, model: FeatureI3ADModel) -> None:
         scene, inpainting = torch.randn(2, 1, 154, 16, 16)
@@ -572,6 +599,20 @@ class TestFeatureCache:
             assert torch.equal(store.take(names, compute), torch.stack([values[name] for name in names]))
         assert computed == list("abcd")
 
+    def test_a_disk_that_is_too_small_is_an_error_at_once(self, tmp_path: Path, monkeypatch) -> None:
+        """Later it would end the process, without a word."""
+        monkeypatch.setattr("anomalib_i3ad.data.memory.SHARE", 0.0)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, limits[1]))
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            FeatureCache(1000, (2, 1000), tmp_path)
+            with pytest.raises(OSError, match=f"features of 10000 images need 40 MB: '{tmp_path}'"):
+                FeatureCache(10_000, (2, 1000), tmp_path)
+        finally:
+            signal.signal(signal.SIGXFSZ, handler)
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
     def test_every_process_of_a_machine_takes_memory(self, tmp_path: Path, monkeypatch, caplog) -> None:
         monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.feature_cache.fits_in_memory", lambda size: size <= 48)
         caplog.set_level("INFO")
@@ -672,8 +713,12 @@ class TestBadArguments:
                 r"of 96x96 pixels: features of shape \(1, 288, 9, 9\) must have \(1, 288, 12, 12\)",
             ),
             (
-                {"backbone": "convmixer_768_32", "layers": ["blocks.29"], "image_size": 224},
+                {"backbone": "convmixer_768_32", "layers": ["blocks.0"], "image_size": 224},
                 "layers with features every 7 pixels do not fit cells of 8",
+            ),
+            (
+                {"backbone": "vit_tiny_patch16_224", "layers": ["blocks.0"], "image_size": 224},
+                "backbone vit_tiny_patch16_224, .* does not take them .* a convolutional one",
             ),
             ({"max_iterations": -1}, "max_iterations -1 must be a whole number >= 0$"),
             ({"mask_quantile": 99.5}, "mask_quantile 99.5 must be a finite number > 0 and < 1$"),

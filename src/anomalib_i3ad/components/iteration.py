@@ -104,6 +104,15 @@ class IterativeModel(ImageModel):
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Residuals ``(N, 1, h, w)``, 0 where nothing differs: the one that masks and the one that scores."""
 
+    def compare_hidden(
+        self, scene: torch.Tensor, prepared: State, inpainting: torch.Tensor, hole: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Residuals as :meth:`compare`'s, of an inpainting that counts in its hole ``(N, 1, h, w)`` alone.
+
+        They grow with the square of the share that is hidden.
+        """
+        return self.compare(prepared, composite(scene, inpainting, hole))
+
     @abstractmethod
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Anomaly map ``(N, 1, H, W)`` of images ``(N, 3, H, W)`` from a residual ``(N, 1, h, w)``."""
@@ -156,13 +165,13 @@ class IterativeModel(ImageModel):
             scene, encoded, *prepared = constants
             _, _, _, hole, *sums = state
             filled = self.fill(encoded, hole)
-            inpainting = composite(scene, self.decode(filled), hole)
-            masking, scoring = self.compare(tuple(prepared), inpainting)
+            inpainting = self.decode(filled)
+            masking, scoring = self.compare_hidden(scene, tuple(prepared), inpainting, hole)
             next_hole = self.hole_of(masking)
-            take(hole, inpainting, scoring)
+            take(hole, composite(scene, inpainting, hole), scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
-            # residuals grow with the square of what differs: what is hidden partly counts by the square of its share
+            # as residuals do, so that their mean is that of what was drawn, whatever share was hidden
             added = zip(sums, (scoring, hole.square()), strict=False)
             return (filled, hole, scoring, next_hole, *(total + one for total, one in added)), goes_on
 

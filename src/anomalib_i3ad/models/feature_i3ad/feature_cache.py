@@ -1,6 +1,7 @@
 """Features of training images, computed once."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,6 +22,9 @@ class FeatureCache:
         shape: Shape of an image's features.
         folder: Where they go if they do not fit in memory.
         processes: How many of this machine keep as many.
+
+    Raises:
+        OSError: If they do not fit there either.
     """
 
     def __init__(self, count: int, shape: Sequence[int], folder: Path | str, processes: int = 1) -> None:
@@ -35,6 +39,12 @@ class FeatureCache:
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as file:  # the map outlives its name and its handle
+                if hasattr(os, "posix_fallocate"):  # a disk that is too small would end the process without a word
+                    try:
+                        os.posix_fallocate(file.fileno(), 0, size)
+                    except OSError as error:
+                        told = f"{error.strerror}: features of {count} images need {size / 1e6:.0f} MB"
+                        raise OSError(error.errno, told, str(folder)) from error
                 self._values = np.memmap(file, np.float16, shape=whole)
         self._rows: dict[str, int] = {}
 

@@ -92,7 +92,8 @@ class FrozenFeatures(nn.Module):
             msg = f"backbone {backbone!r} is not a model of timm; timm.list_models('{backbone[:6]}*') lists some"
             raise ValueError(msg)
         whole: Any = timm.create_model(backbone, features_only=True)
-        known: list[str] = whole.feature_info.module_name()
+        # of all layers, to which out_indices refer, not of those that timm takes by default
+        known = [str(layer["module"]) for layer in whole.feature_info.info]
         # some networks of blocks also name their stem, behind which there is no block to be the last
         usable = [name for name in known if name.startswith("blocks.") or not hasattr(whole, "blocks")]
         if isinstance(layers, str) or not layers or len(set(layers) & set(usable)) < len(layers):
@@ -178,6 +179,7 @@ class FrozenFeatures(nn.Module):
         """
         named = f"backbone {self.backbone}, images of {height}x{width} pixels"
         try:
+            self(torch.zeros(1, 3, 64, 64))  # transformers take images of one size
             maps = self(torch.zeros(1, 3, height, width))
         except (AssertionError, RuntimeError) as error:
             msg = f"{named}: the network does not take them ({error}); take a convolutional one"

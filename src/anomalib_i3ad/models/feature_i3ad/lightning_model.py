@@ -5,8 +5,10 @@ Mask for Anomaly Detection, 2020. Where each choice comes from is in the model c
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from zlib import crc32
 
 import torch
 from anomalib.data import AnomalibDataModule, Batch
@@ -59,7 +61,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         learning_rate: Highest learning rate of Adam, which rises first and falls to 0 by a cosine.
         max_train_steps: Most steps of a ``fit``, of one batch each or of the trainer's ``accumulate_grad_batches``;
             ``None`` leaves its end to the trainer.
-        seed: Seed of weights, order of images, training holes and noise.
+        seed: Seed of weights, order of images, training holes, noise and the cells that are remembered.
 
         initial_grid: Parts of the initial inpainting along each side; even, and a divisor of the features' sides.
         mask_quantile: Cells are hidden if their residual reaches this quantile of normal images' initial residuals.
@@ -151,9 +153,11 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if self.batches_seen and torch.isfinite(self.model.std).all():
             return
 
-        def moments(cells: torch.Tensor) -> Sums:
+        def moments(cells: torch.Tensor, images: torch.Tensor) -> Sums:
+            del images
+            count = torch.tensor(cells[:, 0].numel())
             cells = cells.cpu().double()  # not every GPU has double precision
-            return tuple(part.sum(dim=(0, 2, 3)) for part in (torch.ones_like(cells), cells, cells.square()))
+            return count, cells.sum(dim=(0, 2, 3)), cells.square().sum(dim=(0, 2, 3))
 
         count, total, squares = self.sum_over_training_images(moments)
         mean = total / count
@@ -161,8 +165,11 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
 
-    def sum_over_training_images(self, measure: Callable[[torch.Tensor], Sums]) -> Sums:
-        """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes."""
+    def sum_over_training_images(self, measure: Callable[[torch.Tensor, torch.Tensor], Sums]) -> Sums:
+        """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes.
+
+        Its second argument ``(N,)`` are numbers of the images by their paths, the same for all that have none.
+        """
         totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
         count = self.trainer.num_training_batches
@@ -173,8 +180,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch)
+            paths: Sequence[str] = batch.image_path or [""] * len(cells)
             with torch.no_grad():
-                found = measure(cells)
+                found = measure(cells, torch.tensor([crc32(os.fsencode(path)) for path in paths]))
             totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
         if self.trainer.world_size == 1:
             return totals
@@ -251,33 +259,33 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             return features, model.features_in(model.initial_inpainting(model.scene_of_features(features)))
 
         # of every image the mean over its cells
-        def sizes(cells: torch.Tensor) -> Sums:
+        def sizes(cells: torch.Tensor, images: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
-            sample.add(features)
+            sample.add(features, images)
             cosine = model.cosines(model.directions(features), drawn).mean(dim=(2, 3)).sum(dim=0)
             errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in (features - drawn).split(layers, dim=1)]
-            images = torch.tensor(len(cells), device=cells.device)
-            return images, cosine, *(images / len(of_cells) * of_cells.T @ of_cells for of_cells in errors)
+            count = torch.tensor(len(cells), device=cells.device)
+            return count, cosine, *(count / len(of_cells) * of_cells.T @ of_cells for of_cells in errors)
 
-        def products(cells: torch.Tensor) -> Sums:
+        def products(cells: torch.Tensor, images: torch.Tensor) -> Sums:
             features, drawn = inpainted(cells)
             # an image is like itself: nothing that is remembered of it counts
-            of_itself = torch.isclose(sample.images_of(features)[:, None], origins)
+            of_itself = images[:, None] == origins
             of_itself &= ~of_itself.all(dim=1, keepdim=True)  # unless all is, as of a single image
             distance = model.memory.distance(features, of_itself.to(features.device)).mean(dim=(1, 2, 3)).sum()
             errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
             blocks = [usual.in_blocks(usual.components_of(error)) for usual, error in errors]
             return distance, *(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
 
-        images, cosine, *of_features = self.sum_over_training_images(sizes)
-        model.usual_cosine.copy_((cosine / images)[None, :, None, None])
+        count, cosine, *of_features = self.sum_over_training_images(sizes)
+        model.usual_cosine.copy_((cosine / count)[None, :, None, None])
         for usual, total in zip(usual_errors, of_features, strict=True):
-            usual.set_components(total / images)
-        model.memory.set_weights([total / images for total in of_features])
+            usual.set_components(total / count)
+        model.memory.set_weights([total / count for total in of_features])
         gathered: Any = self.all_gather((sample.cells, sample.images))  # as they are of a single process
         candidates, origins = gathered[0].flatten(0, -2), gathered[1].flatten().cpu()
         origins = origins[model.memory.set_cells(candidates)]
         distance, *of_components = self.sum_over_training_images(products)
         for usual, total in zip(usual_errors, of_components, strict=True):
-            usual.set_covariance(total / images, int(images))
-        model.memory.usual.copy_(distance / images)
+            usual.set_covariance(total / count, int(count))
+        model.memory.set_usual(distance / count)

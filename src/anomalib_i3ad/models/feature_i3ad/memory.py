@@ -30,7 +30,7 @@ class Sample:
         self._size = size
         self._seed = seed
         self._keys = torch.empty(0)
-        #: Cells ``(M, C)`` so far, and what :meth:`images_of` says of theirs ``(M,)``.
+        #: Cells ``(M, C)`` so far, and the numbers of their images ``(M,)``.
         self.cells, self.images = torch.empty(0), torch.empty(0)
 
     def _numbers_of(self, features: torch.Tensor) -> torch.Tensor:
@@ -38,15 +38,10 @@ class Sample:
         weights = torch.randn(features.shape[1:], generator=torch.Generator().manual_seed(self._seed))
         return (features.cpu().double() * weights).sum(dim=1)
 
-    def images_of(self, features: torch.Tensor) -> torch.Tensor:
-        """What tells images ``(N,)`` from each other by their features ``(N, C, h, w)``."""
-        return self._numbers_of(features).sum(dim=(1, 2)).float()
-
-    def add(self, features: torch.Tensor) -> None:
-        """Add the cells of features ``(N, C, h, w)``."""
+    def add(self, features: torch.Tensor, images: torch.Tensor) -> None:
+        """Add the cells of features ``(N, C, h, w)`` of images with these numbers ``(N,)``."""
         numbers = self._numbers_of(features)
-        keys, images = numbers.remainder(1).flatten(), numbers.sum(dim=(1, 2), keepdim=True).float()
-        images = images.expand_as(numbers).flatten()
+        keys, images = numbers.remainder(1).flatten(), images[:, None, None].expand_as(numbers).flatten()
         cells = features.permute(0, 2, 3, 1).flatten(0, 2)
         if len(self.cells):
             keys, images = torch.cat([self._keys, keys]), torch.cat([self.images, images])
@@ -56,7 +51,10 @@ class Sample:
 
 
 def spread_out(cells: torch.Tensor, count: int) -> list[int]:
-    """Choose ``count`` of ``cells`` ``(M, C)``, each the farthest from those before (PatchCore's greedy coreset)."""
+    """Choose ``count`` of ``cells`` ``(M, C)``, each the farthest from those before (PatchCore's greedy coreset).
+
+    Where there are fewer that differ, some come again.
+    """
     chosen = [0]
     nearest = torch.full((len(cells),), torch.inf, device=cells.device)
     while len(chosen) < count:
@@ -123,3 +121,10 @@ class Memory(nn.Module):
         chosen = spread_out(candidates, REMEMBERED)
         self.cells.copy_(round_to_eight_bits(candidates[chosen][None] @ self.weights))
         return chosen
+
+    def set_usual(self, distance: torch.Tensor) -> None:
+        """Set the usual squared distance; no less than an inpainting's usual error.
+
+        Of a single image, or of many that are the same, it would be next to 0, and no new image that near.
+        """
+        self.usual.copy_(distance.clamp(min=self.layers))

@@ -185,6 +185,14 @@ class FeatureI3ADModel(IterativeModel):
         residual = powers.prod(dim=1, keepdim=True).pow(1 - share) * distance.pow(share)
         return residual, residual
 
+    def compare_hidden(
+        self, scene: torch.Tensor, prepared: State, inpainting: torch.Tensor, hole: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`IterativeModel.compare_hidden`: each cell alone, also by the memory."""
+        del scene
+        residual = self.compare(prepared, inpainting)[0] * hole.square()
+        return residual, residual
+
     def map_of(self, residual: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """See :meth:`IterativeModel.map_of`: smoothly interpolated."""
         del image
