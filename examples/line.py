@@ -17,6 +17,7 @@ from anomalib_i3ad.deploy import ImageError, Inspector, ModelError
 from anomalib_i3ad.deploy.decoding import read_image
 from anomalib_i3ad.deploy.overlay import picture, write_picture
 
+sys.stdout.reconfigure(errors="backslashreplace")  # a name may have letters that a console has not
 parser = ArgumentParser()
 parser.add_argument("model", type=Path)
 parser.add_argument("images", nargs="+", type=Path)

@@ -191,7 +191,10 @@ def test_a_camera_that_fails_is_opened_again(capture: type[Capture], caplog: pyt
         while value_of(next(frames)) < 3:
             pass
     assert capture.opened[:7] == [3, *("released", 3) * 3]
-    assert caplog.text.count("camera 3 gives no image") >= 3
+    assert caplog.text.count("camera 3 gives images again") == 2
+    # twice in a row it is told once; the third time is after the last image
+    assert caplog.text.count("camera 3 gives no image") in {2, 3}
+    assert "camera 3 gives no image (" in caplog.text  # and why
 
 
 def test_a_camera_that_failed_is_not_opened_after_the_end(
@@ -230,7 +233,8 @@ def test_no_secret_reaches_results_or_log(exported: Path, tmp_path: Path, capfd:
     results = out / "results.csv"
 
     def end() -> None:
-        while not results.exists() or results.read_text().count("\n") < 12:
+        given_up = time.monotonic() + 60
+        while time.monotonic() < given_up and not (results.exists() and results.read_text().count("\n") >= 12):
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -708,7 +708,7 @@ class TestInspect:
         ]
         process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
         results = tmp_path / "out" / "results.csv"
-        while not results.exists() or results.read_text().count("\n") < 5:
+        while process.poll() is None and not (results.exists() and results.read_text().count("\n") >= 5):
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -722,6 +722,7 @@ class TestInspect:
         [
             ({"--source": "nowhere"}, "nowhere: there is no such folder or file"),
             ({"--model": "nowhere.xml"}, "nowhere.xml: there is no such file"),
+            ({"--model": ""}, ".: there is no such file; a model is an .xml file"),
             ({"--out": "taken/out"}, "taken"),
             ({"--device": "GPU"}, "device GPU: not on this machine"),
             ({"--threshold": "7"}, r"image_threshold 7.0 must lie in"),
@@ -741,6 +742,22 @@ class TestInspect:
         errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("anomalib-i3ad inspect: ")]
         assert len(errors) == 1
         assert message in errors[0]
+
+    def test_what_nobody_foresaw_is_told_from_broken_images(
+        self,
+        exported: Path,
+        folder: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture,
+    ) -> None:
+        def fails(*_: object) -> None:
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+
+        monkeypatch.setattr(command_line, "run", fails)
+        assert command_line.main(command(exported, folder, tmp_path / "out")) == 2
+        assert "RuntimeError: can't start new thread" in capfd.readouterr().err
 
 
 class TestPictures:
@@ -911,7 +928,8 @@ class TestSources:
         (watched / "before.png").write_bytes(data)
 
         def wait_for_rows(count: int) -> None:
-            while not (out / "results.csv").exists() or len(rows_of(out)) < count:
+            given_up = time.monotonic() + 60
+            while time.monotonic() < given_up and not ((out / "results.csv").exists() and len(rows_of(out)) >= count):
                 time.sleep(0.02)
 
         def camera() -> None:

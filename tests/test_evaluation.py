@@ -422,6 +422,30 @@ class TestBenchmark:
             benchmark.run(config, tmp_path / "out", Console())
         assert len(pd.read_csv(tmp_path / "out" / "results.csv")) == 3
 
+    def test_rows_wait_until_they_can_be_written(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        write, attempts = benchmark.write_whole, iter(range(99))
+
+        def fails(path: Path, lines: list[bytes]) -> None:
+            if next(attempts) in failing:
+                raise OSError(28, "No space left on device", str(path))
+            write(path, lines)
+
+        monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: self.row(job))
+        monkeypatch.setattr(benchmark, "write_whole", fails)
+        failing = {1, 2, 5}
+        assert benchmark.run(config, tmp_path / "out", Console()) == 0
+        rows = benchmark.read_rows(tmp_path / "out" / "results.csv")
+        assert rows["key"].tolist() == [key_of(job) for job in jobs_of(yaml.safe_load(config.read_text()))]
+        assert "not written: " not in capsys.readouterr().out
+        attempts, failing = iter(range(99)), {0, *range(3, 99)}
+        assert benchmark.run(config, tmp_path / "other", Console(width=10_000)) == 1
+        written, lost = rows[:3], rows[3:]
+        assert benchmark.read_rows(tmp_path / "other" / "results.csv").equals(written)
+        told = re.findall(r"results.csv: not written: (.*)", capsys.readouterr().out)
+        assert [json.loads(row)["key"] for row in told] == lost["key"].tolist()
+
     def test_latencies_can_be_measured_again(
         self,
         trained: tuple[I3AD, Path, Textures],
@@ -442,7 +466,7 @@ class TestBenchmark:
         done, lost, _never_run = jobs_of({"benchmark": config})
         for job in (done, lost):
             named = {"checkpoint": f"{key_of(job)}/v1/{checkpoint.name}", "milliseconds": 1e9, "megabytes": 0}
-            benchmark.add_row(tmp_path / "results.csv", {**self.row(job), **named})
+            benchmark.add_rows(tmp_path / "results.csv", [{**self.row(job), **named}])
         shutil.copytree(checkpoint.parent, tmp_path / key_of(done) / "v1")
         for job in (done, lost):  # an earlier start that was interrupted left one, which is not the row's
             (tmp_path / key_of(job) / "v0").mkdir(parents=True)
@@ -486,12 +510,13 @@ class TestBenchmark:
     def test_leaves_the_results_of_something_else(
         self, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ) -> None:
-        (tmp_path / "results.csv").write_text("image,score\n1.png,0.5\n")
-        with pytest.raises(SystemExit) as stopped:
-            benchmark.main(["--config", str(config), "--out", str(tmp_path)])
-        assert stopped.value.code == 2
-        assert f"{tmp_path / 'results.csv'}: not the results of a benchmark" in capsys.readouterr().err
-        assert (tmp_path / "results.csv").read_text() == "image,score\n1.png,0.5\n"
+        for content in ("image,score\n1.png,0.5\n", ""):
+            (tmp_path / "results.csv").write_text(content)
+            with pytest.raises(SystemExit) as stopped:
+                benchmark.main(["--config", str(config), "--out", str(tmp_path)])
+            assert stopped.value.code == 2
+            assert f"{tmp_path / 'results.csv'}: not the results of a benchmark" in capsys.readouterr().err
+            assert (tmp_path / "results.csv").read_text() == content
 
     def test_says_which_file_is_absent(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         with pytest.raises(SystemExit) as stopped:
@@ -552,8 +577,8 @@ class TestBenchmark:
         time_job = benchmark.time_job
 
         def beside_another(*arguments: Any) -> Any:
-            benchmark.add_row(
-                tmp_path / "out" / "results.csv", {"key": f"another {len(seen)}", "model": f"{len(seen)}"}
+            benchmark.add_rows(
+                tmp_path / "out" / "results.csv", [{"key": f"another {len(seen)}", "model": f"{len(seen)}"}]
             )
             seen.append(0)
             return time_job(*arguments)
@@ -862,6 +887,20 @@ class TestReport:
         assert "<figcaption>good/" in text
         assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4
+
+    def test_says_before_the_work_that_it_cannot_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        monkeypatch.setattr(report, "load", lambda *_: pytest.fail("began to work"))
+        (tmp_path / "taken").write_text("a file")
+        named = ["--model", "I3AD", "--data.root", ".", "--data.category", "x", "--ckpt_path", "model.ckpt"]
+        for out, why in ((tmp_path, "is a folder; name a file"), (tmp_path / "taken" / "report.html", "exists")):
+            with pytest.raises(SystemExit) as stopped:
+                report.main([*named, "--out", str(out)])
+            assert stopped.value.code == 2
+            told = capsys.readouterr().err
+            assert str(tmp_path) in told
+            assert why in told
 
     def test_names_what_is_no_benchmark(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"absent\.csv"):

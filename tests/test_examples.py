@@ -24,7 +24,8 @@ VERDICT = r"^(.+\.png): (\w+), score ([\d.]+)"
 def run(script: str, *arguments: object, code: int = 0) -> str:
     """Run a script that ends with this exit code; returns what it prints."""
     command = [sys.executable, EXAMPLES / script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=strict)
     assert done.returncode == code, done.stderr[-3000:]
     return done.stdout
 
@@ -112,6 +113,13 @@ def test_choices_are_compared_with_the_base(run_here: Callable[..., str], tmp_pa
         assert other[1] == pytest.approx(other[0] - base[0], abs=0.0011)
 
 
+def test_choices_refuse_what_they_do_not_know(run_here: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
+    """Of which a network trained without it would show no effect."""
+    with pytest.raises(SystemExit):
+        run_here("measure/choices.py", "FeatureI3AD", "--only", "learning_rate=0.01", "MARGIN=0")
+    assert "--only learning_rate: not among MARGIN, " in capsys.readouterr().err
+
+
 def test_own_images_and_the_line_agree(run_here: Callable[..., str], texture_root: Path, tmp_path: Path) -> None:
     fabric = next(texture_root.glob("*px*")) / "fabric"
     trained = run_here(
@@ -170,7 +178,8 @@ def test_the_line_tells_no_iterations_of_a_model_that_has_none(tmp_path: Path) -
 
 
 def test_the_line_writes_a_picture_for_each_image(exported: Path, tmp_path: Path) -> None:
-    images = [tmp_path / name for name in ("1/a/x.png", "2/a/x.png", "2/a_x.png", "2%2Fa/x.png", "2/a/x.png.jpg")]
+    names = ("1/a/x.png", "2/a/x.png", "2/a_x.png", "2%2Fa/x.png", "2/a/x.png.jpg", "2/a/\udcfc.png")  # one of Latin 1
+    images = [tmp_path / name for name in names]
     for seed, path in enumerate(images):
         path.parent.mkdir(parents=True, exist_ok=True)
         noise = np.random.default_rng(seed).integers(256, size=(64, 64, 3), dtype=np.uint8)

@@ -99,6 +99,13 @@ def test_few_images_give_the_tolerance_limit_of_a_gamma_distribution() -> None:
     assert one.image_threshold == one.pixel_threshold == scores[0]
 
 
+@pytest.mark.parametrize("largest", [2.0, 20.0, 200.0, 20_000.0])
+def test_a_score_far_from_the_others_lowers_no_threshold(largest: float) -> None:
+    scores = torch.cat([torch.linspace(0.9, 1.1, 98), torch.tensor([largest])])
+    threshold = validated(QuantilePostProcessor(), scores, torch.zeros(99).long()).image_threshold
+    assert threshold > scores[:-1].max()
+
+
 def test_says_what_a_threshold_of_one_image_is_worth(caplog: pytest.LogCaptureFixture) -> None:
     for count in (2, 1):
         validated(QuantilePostProcessor(), torch.rand(count), torch.zeros(count).long())

@@ -367,7 +367,12 @@ class TestWatch:
     def test_links_that_nobody_can_look_at_end_nothing(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (source / "sub").mkdir()
         (source / "sub" / "5.bmp").write_bytes(content(5))
-        monkeypatch.setattr(Path, "is_symlink", lambda _: Dead().fileno())  # as of a share that is away
+        lstat = os.lstat
+
+        def away(path: str | Path) -> os.stat_result:  # as of a share
+            return Dead().fileno() if Path(path).name == "sub" else lstat(path)
+
+        monkeypatch.setattr(os, "lstat", away)
         frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
         assert len(list(iter(partial(next, frames), None))) == 6
 
@@ -576,11 +581,13 @@ def test_again_removes_nothing_where_the_source_is_none(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in {".csv", ".json", ".jpg"}}
     assert len(before) == 7
     (tmp_path / "notes.txt").write_text("no video")
-    for none in (tmp_path / "nowhere", tmp_path / "notes.txt", out / "anomalous", "9999"):
+    (tmp_path / "empty").mkdir()  # as where a disk is away
+    for none in (tmp_path / "nowhere", tmp_path / "notes.txt", out / "anomalous", "9999", tmp_path / "empty"):
         assert command_line.main([*command(exported, none, out), "--again"]) == 2
         assert {path: path.read_bytes() for path in before} == before
     told = capfd.readouterr().err
-    for why in ("no such folder or file", "neither an image nor a video", "its own pictures", "cannot be opened"):
+    whys = "no such folder or file", "neither an image nor a video", "its own pictures", "cannot be opened"
+    for why in (*whys, "empty: holds no image"):
         assert why in told
 
 
@@ -632,6 +639,34 @@ def test_rows_wait_while_the_disk_of_their_folder_is_away(tmp_path: Path, monkey
         append()
         assert not file.waiting
     assert [row["image"] for _, row in results.rows_in(out / "results.csv")] == list("abcd")
+
+
+def test_no_picture_goes_where_the_disk_of_its_folder_is_away(
+    exported: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, device_of = tmp_path / "mounted" / "out", results_folder._device_of
+    inspector = Inspector(exported, image_threshold=0.0)
+    names = iter(sorted(source.iterdir()))
+
+    def inspect(file: Results) -> str:
+        path = next(names)
+        frame = sources.Frame(path.name, partial(sources.read_image, path), sources.stamp_of(path))
+        outcome = pipeline.Outcome(frame, frame.read(), inspector.inspect(frame.read()))
+        return pipeline._write(outcome, file, out / "anomalous", inspector)
+
+    with claimed(out, {}) as renew, closing(Results(out / "results.csv", renew)) as file:
+        assert inspect(file) == ""
+        out.parent.rename(tmp_path / "away")
+        out.parent.mkdir()
+        monkeypatch.setattr(results_folder, "_device_of", lambda folder: device_of(folder) + 1)
+        assert inspect(file) == "picture not written: its disk is away"
+        assert (file.waiting, list(out.parent.iterdir())) == (1, [])
+        out.parent.rmdir()
+        (tmp_path / "away").rename(out.parent)
+        assert inspect(file) == ""
+    rows = [row for _, row in results.rows_in(out / "results.csv")]
+    assert [row["error"] for row in rows] == [None, "picture not written: its disk is away", None]
+    assert [row["picture"] and (out / row["picture"]).is_file() for row in rows] == [True, None, True]
 
 
 class Dead:
@@ -961,6 +996,21 @@ class TestResults:
         Results(path).close()
         assert [row["mtime_ns"] for _, row in results.rows_in(path)] == [2]
         assert sizes == [path.stat().st_size]  # all of it is what the disk is asked to keep
+
+    def test_what_another_program_added_is_not_cut_off_by_a_full_disk(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(Results(tmp_path / "results.csv")) as table:
+            table.append(self.row("a"))
+            with table.path.open("ab") as other:
+                other.write(results._to_line(self.row("z"), as_json=False))
+            table.append(self.row("b"))
+            with monkeypatch.context() as patch:
+                whole = table._file
+                some = SimpleNamespace(fileno=whole.fileno, write=lambda lines: whole.write(lines[:5]))
+                patch.setattr(table, "_file", some)
+                table.append(self.row("c"))
+        assert [row["image"] for _, row in results.rows_in(table.path)] == ["a", "z", "b", "c"]
 
     def test_a_full_disk_is_called_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from . import __version__, register
@@ -44,8 +45,9 @@ options:
 """
 
 
-def _end(number: int, _: object) -> None:
-    os._exit(128 + number)
+def _when_asked_to_end(leave: Callable[[int], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: leave(128 + number))
 
 
 def main() -> None:
@@ -65,8 +67,7 @@ def main() -> None:
         PARSERS[command]().parse_args(arguments)  # shows help and mistakes before what takes seconds is imported
     if command in EDGE:
         # what is imported takes a while, and a container's first process would not get the signal at all
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)
+        _when_asked_to_end(os._exit)
     else:
         # before torch is imported: threads that spin while they wait take the cores from whatever else runs, and from
         # each other
@@ -78,6 +79,8 @@ def main() -> None:
             sys.exit(2)
     if command in COMMANDS:
         module = import_module(f"{__package__}.{COMMANDS[command]}")
+        if command in EDGE:
+            _when_asked_to_end(sys.exit)  # removes what is half written
         sys.exit(module.main(arguments))
     from anomalib.cli.cli import main as anomalib  # noqa: PLC0415
 

@@ -65,24 +65,29 @@ class Camera:
             msg = f"camera {self.name} cannot be opened: {none}, or {refused}"
             raise ConnectionError(msg)
 
-    def _read(self) -> np.ndarray | None:
+    def _read(self) -> np.ndarray | str:
+        """An image, or why there is none."""
         try:
             there, image = self._capture.read()
         except Exception as error:  # noqa: BLE001  # no image must end the thread that others wait for
-            logger.warning("camera %s: %s", self.name, error)
-            return None
-        return image if there else None
+            return f" ({error})"
+        return image if there else ""
 
     def _read_ahead(self) -> None:
+        fails = False
         while not self._stop.is_set():
             image = self._read()
-            if image is not None:
+            failed, fails = fails, isinstance(image, str)
+            if not isinstance(image, str):
+                if failed:
+                    logger.warning("camera %s gives images again", self.name)
                 taken, dropped = datetime.now(timezone.utc), 0
                 with suppress(Empty):
                     dropped = self._newest.get_nowait().dropped + 1
                 self._newest.put(Shot(image, taken, dropped))
             else:
-                logger.warning("camera %s gives no image; trying again every %.0f s", self.name, RECONNECT)
+                if not failed:  # once, not all night
+                    logger.warning("camera %s gives no image%s; trying again every %.0f s", self.name, image, RECONNECT)
                 self._capture.release()
                 if not self._stop.wait(RECONNECT):
                     self._capture.open(*self._where)

@@ -5,20 +5,20 @@ import hashlib
 import logging
 import os
 import signal
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Event
 
-from .decoding import SUFFIXES
 from .engine import Inspector
 from .graph import ModelError, files_of
 from .pipeline import run
 from .progress import Telling, say
 from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
-from .sources import UNREADABLE, SourceError, frames_of, identity_of
+from .sources import NOTHING, UNREADABLE, SourceError, begun, frames_of, identity_of, is_camera
 
 #: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
@@ -126,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pictures, passed, done = chosen.out / PICTURES, Counter[str](), dict[str, Stamp]()
         # before --again removes anything; what is done they look up as they come
         frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
+        if chosen.again and not chosen.watch and not is_camera(chosen.source):
+            frames = begun(frames, chosen.source)
         with (
             claimed(chosen.out, belongs, again=chosen.again) as renew,
             closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
@@ -136,6 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
         say(f"anomalib-i3ad inspect: {error}")
         return 128 + signals[0] if signals else CANNOT
+    except Exception:  # noqa: BLE001  # its exit code would be that of a run with broken images
+        say(f"anomalib-i3ad inspect: {traceback.format_exc()}")
+        return CANNOT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -143,5 +148,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signals[0]
     nothing = not (chosen.watch or progress.images or done)
     if nothing:
-        say(f"anomalib-i3ad inspect: {chosen.source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
+        say(f"anomalib-i3ad inspect: {chosen.source}: {NOTHING}")
     return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] else 0

@@ -44,12 +44,13 @@ def files_of(path: str | Path) -> tuple[Path, Path]:
     Raises:
         ModelError: If one is not there.
     """
-    files = Path(path), Path(path).with_suffix(".bin")
-    for needed in files:
+    path = Path(path)
+    for suffix in (path.suffix, ".bin"):
+        needed = path.with_suffix(suffix) if path.name else path
         if not needed.is_file():
             msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
             raise ModelError(msg)
-    return files
+    return path, path.with_suffix(".bin")
 
 
 def read_model(path: str | Path) -> ov.Model:

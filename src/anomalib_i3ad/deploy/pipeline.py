@@ -1,6 +1,5 @@
 """Inspection of many images: decoding, inference and writing at the same time, whatever is wrong with some of them."""
 
-import logging
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from .progress import Progress
 from .results import FIELDS, Results
 from .sources import Frame, Frames
 
-logger = logging.getLogger(__name__)
 #: Threads that decode, each of which may hold a large image.
 MOST_DECODERS = 4
 #: Most bytes of a file's name, less those of the suffix of its picture.
@@ -126,6 +124,7 @@ def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspec
         row["iterations"], row["milliseconds"] = result.iterations, round(result.milliseconds, 2)
         if result.label:
             try:
+                results.hold()  # or the picture would lie under the mount point of a disk that is away
                 write_picture(
                     path, picture(image, result, frame.name, inspector.image_threshold, inspector.pixel_threshold)
                 )

@@ -194,6 +194,15 @@ class Results:
         except FileNotFoundError:
             return False
 
+    def hold(self) -> None:
+        """Prepare the folder for what else is written there.
+
+        Raises:
+            OSError: If that cannot be now.
+        """
+        if not self._is_open():
+            self._begin()
+
     def _go_on(self) -> None:
         """Go on in the file that is there now: another program may have removed, replaced or cut it."""
         is_open = self._is_open()
@@ -205,6 +214,7 @@ class Results:
                 before.close()
         size = os.fstat(self._file.fileno()).st_size
         if is_open and size >= self._end:
+            self._end = size  # what another program has added stays
             return
         if self._dead:
             self._dead = False

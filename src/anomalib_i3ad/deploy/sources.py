@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
 RESTS = 4
 #: Most digits of a camera's number.
 DIGITS = 4
+NOTHING = f"holds no image; needed are {', '.join(sorted(SUFFIXES))}"
 #: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
 BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
 
@@ -225,7 +227,11 @@ def video_frames(path: str) -> Frames:
 def _frames_in(video: cv2.VideoCapture, path: str) -> Frames:
     number, told, stamp = 0, int(video.get(cv2.CAP_PROP_FRAME_COUNT)), stamp_of(Path(path))
     while True:
-        there, image = video.read()
+        try:
+            there, image = video.read()
+        except Exception as error:
+            msg = f"{path}: frame {number} cannot be read, nor what follows it ({error})"
+            raise SourceError(msg) from error
         if not there:
             if not number:
                 msg = f"{path}: a video of which no frame can be read"
@@ -248,7 +254,8 @@ def camera_frames(camera: Camera) -> Frames:
         yield None  # an image that waited for the next one would be old
 
 
-def _is_camera(source: str) -> bool:
+def is_camera(source: str) -> bool:
+    """Whether a source is the number of a camera or the address of a stream."""
     is_number = source.isdecimal() and len(source) <= DIGITS and not Path(source).exists()
     return is_number or "://" in source
 
@@ -268,7 +275,7 @@ def identity_of(source: str) -> str:
         msg = "--source is empty; name a folder, an image, a video or a camera"
         raise SourceError(msg)
     path = Path(source)
-    if _is_camera(source):
+    if is_camera(source):
         without_user = re.sub("//[^/?#]*@", "//", source)
         return f"camera {name_of(source)}, {sha256(without_user.encode()).hexdigest()[:4]}"
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
@@ -301,6 +308,19 @@ def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str], s
             yield frame
 
 
+def begun(frames: Frames, source: str) -> Frames:
+    """Frames of a source, the first of which is there.
+
+    Raises:
+        SourceError: If there is none; a folder may be the place of a disk that is away.
+    """
+    first = next(frames, None)
+    if first is None:
+        msg = f"{source}: {NOTHING}"
+        raise SourceError(msg)
+    return chain([first], frames)
+
+
 def frames_of(
     source: str,
     done: Mapping[str, Stamp],
@@ -325,7 +345,7 @@ def frames_of(
         SourceError: If there is nothing of that name, or it cannot be watched, or holds the run's own pictures.
         ConnectionError: If a camera cannot be opened.
     """
-    path, camera = Path(source), _is_camera(source)
+    path, camera = Path(source), is_camera(source)
     passed = Counter() if passed is None else passed
     own = None if pictures is None else _own_folder(path, pictures)
     if watch and not path.is_dir():

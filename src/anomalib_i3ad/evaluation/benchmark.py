@@ -16,12 +16,14 @@ from rich.console import Console
 from anomalib_i3ad.deploy.results import write_whole
 
 from .configuration import read_jobs
-from .jobs import NOT_TIMED, key_of, run_job, time_job, title_of
+from .jobs import NOT_TIMED, as_json, key_of, run_job, time_job, title_of
 from .parsers import benchmark_parser
 
 logger = logging.getLogger(__name__)
 #: Columns of text that may be empty, or look like a number.
 TEXT = ["model", "category", "commit", "version", "checkpoint", "note"]
+#: What pandas raises of a file that is no table.
+UNREADABLE = (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError)
 SHOWN = [
     "model",
     "category",
@@ -44,7 +46,10 @@ def read_rows(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: If the file is another.
     """
-    rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) if path.exists() else pd.DataFrame(columns=["key"])
+    try:
+        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) if path.exists() else pd.DataFrame(columns=["key"])
+    except UNREADABLE:
+        rows = pd.DataFrame()
     if "key" not in rows:
         msg = f"{path}: not the results of a benchmark; name another --out"
         raise ValueError(msg)
@@ -62,7 +67,7 @@ def read_benchmark(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
         missing = needed - set(rows)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+    except UNREADABLE:
         missing = needed
     if missing:
         msg = f"--benchmark {path}: not the results.csv of a benchmark: it has no {', '.join(sorted(missing))}"
@@ -72,9 +77,9 @@ def read_benchmark(path: Path) -> pd.DataFrame:
     return rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
 
 
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """Append a row."""
-    rows, new = read_rows(path), pd.DataFrame([row])
+def add_rows(path: Path, added: list[dict[str, Any]]) -> None:
+    """Append rows."""
+    rows, new = read_rows(path), pd.DataFrame(added)
     # beside no rows integers would become floats
     write_rows(path, pd.concat([rows, new], ignore_index=True) if len(rows) else new)
 
@@ -82,6 +87,17 @@ def add_row(path: Path, row: dict[str, Any]) -> None:
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write all rows; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
     write_whole(path, [rows.to_csv(index=False).encode()])
+
+
+def _write_waiting(path: Path, rows: list[dict[str, Any]]) -> bool:
+    """Append rows and forget them; where that cannot be, tell why, and whether it was done."""
+    try:
+        if rows:
+            add_rows(path, rows)
+            rows.clear()
+    except (OSError, ValueError):
+        logger.exception("%s cannot be written; its rows wait until the next job ends", path)
+    return not rows
 
 
 def run(config: Path, out: Path, console: Console) -> int:
@@ -94,7 +110,7 @@ def run(config: Path, out: Path, console: Console) -> int:
     results = out / "results.csv"
     out.mkdir(parents=True, exist_ok=True)
     done = set(read_rows(results)["key"])
-    failed, keys = [], []
+    failed, keys, waiting = [], [], list[dict[str, Any]]()
     for number, job in enumerate(jobs, start=1):
         title = f"{number}/{len(jobs)} {title_of(job)}"
         try:
@@ -108,9 +124,12 @@ def run(config: Path, out: Path, console: Console) -> int:
             logger.exception("%s failed", title)
             failed.append(f"{title}: {type(error).__name__}: {error}")
             continue
-        add_row(results, row)
         done.add(row["key"])
+        waiting.append(row)
+        _write_waiting(results, waiting)
         console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
+    if not _write_waiting(results, waiting):
+        failed += [f"{results}: not written: {as_json(row)}" for row in waiting]
     rows = read_rows(results)
     own = rows[rows["key"].isin(keys)]
     if len(own):

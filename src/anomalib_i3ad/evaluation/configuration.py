@@ -14,14 +14,13 @@ may name a configuration of ``train``, relative to its own file, and say what di
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .jobs import class_name
+from .jobs import as_json, class_name
 
 PARTS = ("model", "data", "trainer")
 OWN_TRAINER_ARGUMENTS = ("default_root_dir", "logger")
@@ -80,7 +79,7 @@ def jobs_of(config: Any, folder: Path = Path()) -> list[dict[str, Any]]:
             raise ValueError(msg)
         for part in ("model", "data"):
             job[part] = _class_and_arguments(part, job.get(part))
-    return sorted(jobs, key=lambda job: json.dumps(job["data"], sort_keys=True))
+    return sorted(jobs, key=lambda job: as_json(job["data"]))
 
 
 def expand(config: Any) -> Iterator[Any]:

@@ -1,10 +1,12 @@
 """``anomalib-i3ad report``: one HTML file that shows how a trained model does on its test images, and why."""
 
+import errno
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from operator import attrgetter
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image
 
 from anomalib_i3ad import __version__
 from anomalib_i3ad.components.iteration import IterativeModel
+from anomalib_i3ad.deploy.results import write_whole
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.visualization import plots
 from anomalib_i3ad.visualization.captions import caption_of
@@ -164,8 +167,20 @@ def write_report(
         names = (benchmark["model"] + " " + benchmark["category"]).tolist()
         costs, accuracies = (benchmark[name].tolist() for name in ("milliseconds", "image_auroc"))
         page.plots([plots.accuracy_against_latency(names, costs, accuracies)])
+    write_whole(out, [page.render().encode()])
+
+
+def prepare_place(out: Path) -> None:
+    """Make the folder of a file, and check that one can be written there: before minutes of work, not after.
+
+    Raises:
+        OSError: If not.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page.render(), encoding="utf-8")
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file (--out)", str(out))
+    with TemporaryFile(dir=out.parent):
+        pass
 
 
 def main(arguments: list[str]) -> int:
@@ -173,6 +188,7 @@ def main(arguments: list[str]) -> int:
     parser = report_parser()
     parsed = parser.parse_args(arguments)
     try:
+        prepare_place(parsed.out)
         cls = model_class(parsed.model)
         model = load(cls, parsed.ckpt_path)
         benchmark = read_benchmark(parsed.benchmark) if parsed.benchmark else None

@@ -1,6 +1,5 @@
 """From a trained model to an OpenVINO graph that has been checked against it."""
 
-import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +20,6 @@ from .images import drawn_images, training_images
 from .on_demand import on_demand
 from .quantization import Quantized, compress_weights, quantize
 from .storage import store_small
-
-logger = logging.getLogger(__name__)
 
 #: Training images by which INT8 is calibrated, and images on which the graph is compared with torch.
 CALIBRATION_IMAGES = 64

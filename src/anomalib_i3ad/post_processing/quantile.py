@@ -85,6 +85,8 @@ def _beyond(scores: np.ndarray, q: float) -> float | None:
     normal, sure, images = NormalDist().inv_cdf(q), NormalDist().inv_cdf(CONFIDENCE), max(count, FEWEST)
     a, b = 1 - sure**2 / (2 * images - 2), normal**2 - sure**2 / images
     factor = (normal + (normal**2 - a * b) ** 0.5) / a
+    if spread > factor / 2:  # scores so far apart are not gamma distributed: the limit would fall with their spread
+        return None
     return float(mean * (1 - spread**2 + factor * spread) ** 3)
 
 
