@@ -258,6 +258,8 @@ class ModelTester(ConfigurationTester):
         torch.save(checkpoint, tmp_path / "model.ckpt")
         loaded = self.model_class.load_from_checkpoint(tmp_path / "model.ckpt")
         assert {name: loaded.hparams[name] for name in given} == given
+        torch.save({name: getattr(model, name) for name in given}, tmp_path / "own.pt")  # as in optimisers' states
+        assert torch.load(tmp_path / "own.pt", weights_only=True) == given
 
     def test_is_known_to_anomalib(self) -> None:
         assert isinstance(get_model(self.name, **self.tiny), self.model_class)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from anomalib.data import ImageBatch, MVTecAD
+from anomalib.data import ImageBatch, ImageItem, MVTecAD
 from anomalib.models import Padim
+from anomalib.pre_processing import PreProcessor
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -25,7 +27,7 @@ from scipy.ndimage import label
 from sklearn.metrics import f1_score, roc_auc_score
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
-from anomalib_i3ad import I3AD, Textures
+from anomalib_i3ad import I3AD, MVTec, Textures
 from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
 from anomalib_i3ad.evaluation.accuracy import Accuracy, _files_of, _mask_of, measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
@@ -42,6 +44,7 @@ from anomalib_i3ad.evaluation.jobs import (
     run_job,
 )
 from anomalib_i3ad.evaluation.page import Page
+from anomalib_i3ad.evaluation.trained import images_of, make_trainer
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from model_tester import make_engine, make_images
 
@@ -624,6 +627,9 @@ class TestCommit:
         assert commit() == ""
 
 
+CROP = Compose([Resize([64, 64], antialias=True), Compose([CenterCrop(32)])])
+
+
 class TestAccuracy:
     @staticmethod
     def batch(score: torch.Tensor, label: torch.Tensor, rejected: torch.Tensor) -> ImageBatch:
@@ -666,16 +672,52 @@ class TestAccuracy:
         np.testing.assert_array_equal(drawn, expected)
         assert label(drawn, np.ones((3, 3)))[1] == 1
 
-    @pytest.mark.parametrize("crop", [Resize([8, 8]), Compose([Resize([16, 16]), CenterCrop(8)])])
+    @pytest.mark.parametrize("crop", [Resize([8, 8]), CROP])
     def test_masks_are_cropped_as_the_images_are(self, crop: Transform) -> None:
         """The files' masks are whole."""
         batch = self.batch(torch.rand(2), torch.tensor([0, 1]), torch.tensor([False, True]))
         batch.mask_path = ["None", "a_mask.png"]
         runner = SimpleNamespace(predict=lambda *_, **__: [batch])
         model = SimpleNamespace(pre_processor=SimpleNamespace(transform=crop))
-        datamodule = SimpleNamespace(prepare_data=list, setup=str, test_dataloader=list)
+        batch.image_path = ["a.png", "b.png"]
+        samples = pd.DataFrame({"image_path": ["b.png", "a.png"], "mask_path": ["b_mask.png", ""]})
+        test_data = SimpleNamespace(samples=samples)
+        datamodule = SimpleNamespace(prepare_data=list, setup=str, test_dataloader=list, test_data=test_data)
         (found,) = predict(runner, model, datamodule)
-        assert (found.mask_path is None) == isinstance(crop, Compose)
+        assert found.mask_path == (None if isinstance(crop, Compose) else ["", "b_mask.png"])
+
+    def test_scores_are_those_of_each_image_alone_whatever_the_sizes_of_others(
+        self, trained: tuple[I3AD, Path, Textures], tmp_path: Path
+    ) -> None:
+        model, _, textures = trained
+        shutil.copytree(textures.root / "fabric", tmp_path / "fabric")
+        wide = sorted((tmp_path / "fabric" / "test" / "good").iterdir())[1]
+        Image.open(wide).resize((300, 100)).save(wide)
+        datamodule = images_of(Namespace(root=tmp_path, category="fabric"))
+        for batch in predict(make_trainer(), model, datamodule):
+            for path, score in zip(batch.image_path, batch.pred_score, strict=True):
+                image = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+                with torch.no_grad():
+                    alone = model(image).pred_score
+                assert score.item() == pytest.approx(alone.item(), abs=1e-5)
+
+    @pytest.mark.parametrize("batch_size", [1, 7])
+    def test_images_in_one_batch_with_normal_ones_have_their_masks(
+        self, trained: tuple[I3AD, Path, Textures], batch_size: int
+    ) -> None:
+        """Collated, a batch whose first image is normal has no paths of masks."""
+        model, _, textures = trained
+        datamodule = MVTec(textures.root, "fabric", eval_batch_size=batch_size, num_workers=0)
+        found: dict[str, str] = {}
+        for batch in predict(make_trainer(), model, datamodule):
+            found |= zip(batch.image_path, batch.mask_path, strict=True)
+        for path, mask in found.items():
+            image = Path(path)
+            name = f"{image.stem}_mask.png"
+            normal = image.parent.name == "good"
+            assert mask == ("" if normal else str(textures.root / "fabric" / "ground_truth" / image.parent.name / name))
+        kinds = [Path(path).parent.name for path in found]
+        assert kinds[-1] > "good"  # a kind that comes after it
 
     def test_a_mask_may_be_a_folder_of_files(self, tmp_path: Path) -> None:
         """As MVTec LOCO has them; anomalib names the first file alone."""
@@ -887,6 +929,25 @@ class TestReport:
         assert "<figcaption>good/" in text
         assert "The first column" not in text
         assert text.count("<img") >= 3 + 1 + 4
+
+    def test_shows_what_a_model_that_crops_sees(
+        self, textures: Textures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        image = np.zeros((128, 128, 3), np.uint8)
+        image[32:96, 32:96] = 200  # what is left of it
+        Image.fromarray(image).save(tmp_path / "x.png")
+        shown = []
+        monkeypatch.setattr(report, "draw_sheet", lambda *_: None)
+        monkeypatch.setattr(report, "result_tiles", lambda image, *_: shown.append(image) or ([], None))
+        model = Padim(pre_trained=False, visualizer=False, pre_processor=PreProcessor(CROP))
+        maps = torch.zeros(32, 32)
+        item = ImageItem(
+            image=torch.zeros(3, 32, 32), image_path=str(tmp_path / "x.png"), anomaly_map=maps, pred_mask=maps > 0,
+            gt_mask=maps > 0,
+        )  # fmt: skip
+        report.picture_of(model, item)
+        assert shown[0].shape == (1, 3, 32, 32)
+        assert shown[0].min() > 0.5
 
     def test_says_before_the_work_that_it_cannot_write(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import Compose, Lambda, RandomHorizontalFlip, Ran
 from anomalib_i3ad import FeatureI3AD, Textures
 from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.rounding import fold_normalisation
+from anomalib_i3ad.data import memory
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
 from anomalib_i3ad.models.feature_i3ad.features import FrozenFeatures, packaged_weights
 from anomalib_i3ad.models.feature_i3ad.lightning_model import GRID_PROBABILITY, LEAST_STD
@@ -598,6 +599,15 @@ class TestFeatureCache:
 
             assert torch.equal(store.take(names, compute), torch.stack([values[name] for name in names]))
         assert computed == list("abcd")
+
+    @pytest.mark.parametrize(("limit", "fits"), [("100", True), ("90", False), ("max", True), (None, True)])
+    def test_a_container_may_have_less_memory_than_its_machine(
+        self, limit: str | None, fits: bool, tmp_path: Path, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(memory, "LIMIT", tmp_path / "memory.max")
+        if limit is not None:
+            (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory.fits_in_memory(48) is fits
 
     def test_a_disk_that_is_too_small_is_an_error_at_once(self, tmp_path: Path, monkeypatch) -> None:
         """Later it would end the process, without a word."""

@@ -54,6 +54,17 @@ class TestI3AD(ModelTester):
         assert 0 < threshold < 1
         assert I3AD.load_from_checkpoint(fitted[1]).model.mask_threshold == threshold
 
+    def test_a_discriminator_is_left_out_where_none_is_trained_and_missed_where_one_is(
+        self, fitted, textures: Textures
+    ) -> None:
+        plain = I3AD.load_from_checkpoint(fitted[1], adversarial_weight=0.0, visualizer=False)
+        assert plain.discriminator is None
+        assert torch.equal(weights_of(plain.model), weights_of(fitted[0].model))
+        engine = make_engine()
+        engine.fit(I3AD(**TINY | {"adversarial_weight": 0.0}), datamodule=textures)
+        with pytest.raises(ValueError, match=r"^adversarial_weight=0.5: the checkpoint has no discriminator"):
+            make_engine().fit(I3AD(adversarial_weight=0.5), datamodule=textures, ckpt_path=engine.best_model_path)
+
     def test_u_comes_from_the_batches_that_validation_takes(self, fitted, textures: Textures) -> None:
         """Also where worker processes stay, so that the loader has a single iterator."""
         textures.setup()

@@ -117,6 +117,15 @@ class TestMVTec:
             assert found.keys() == expected.keys()
             assert all(torch.equal(found[path], expected[path]) for path in expected)
 
+    def test_what_is_made_of_a_cached_image_changes_it_not(self, folder: Path) -> None:
+        """anomalib resizes images of several sizes in place."""
+        datamodule = MVTec(folder.parent, "fabric", 2, num_workers=0, cache=True)
+        datamodule.setup()
+        images = datamodule.train_dataloader().dataset
+        before = images[0].image
+        images[0].image = torch.zeros(3, 8, 8)
+        assert torch.equal(images[0].image, before)
+
     def test_cached_images_are_shuffled(self, texture_root: Path) -> None:
         datamodule = MVTec(next(texture_root.glob("*px*")), "fabric", num_workers=0, cache=True)
         datamodule.setup()
@@ -178,12 +187,17 @@ class TestMVTec:
         with pytest.raises(ValueError, match=r"fabric/train holds no images"):
             datamodule.setup()
 
-    def test_refuses_a_linked_test_folder(self, folder: Path) -> None:
-        """anomalib does not follow it and would test on training images."""
-        (folder / "test").rename(folder.parent / "elsewhere")
-        (folder / "test").symlink_to(folder.parent / "elsewhere")
-        with pytest.raises(ValueError, match=r"fabric/test holds no images: .* links .* are not followed"):
-            MVTec(folder.parent, "fabric").setup()
+    @pytest.mark.parametrize("linked", ["test", "test/scratch", "train/good", "ground_truth"])
+    def test_follows_links_to_folders(self, folder: Path, linked: str) -> None:
+        """anomalib would not, and test on training images or leave a defect out."""
+        whole = MVTec(folder.parent, "fabric", num_workers=0)
+        whole.setup()
+        (folder / linked).rename(folder.parent / "elsewhere")
+        (folder / linked).symlink_to(folder.parent / "elsewhere")
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0)
+        datamodule.setup()
+        assert datamodule.test_data.samples.equals(whole.test_data.samples)
+        assert datamodule.train_data.samples.equals(whole.train_data.samples)
 
     def test_names_an_empty_category(self, folder: Path) -> None:
         for path in (folder / "train").rglob("*.png"):
@@ -242,6 +256,15 @@ class TestMVTec:
         with pytest.raises(ValueError, match=r"2 training images in .*fabric: it takes 3, two to calibrate on"):
             MVTec(folder.parent, "fabric").setup("fit")
         MVTec(folder.parent, "fabric", val_split_mode="from_test").setup("fit")
+
+    def test_holds_out_two_where_normal_test_images_come_from_training_ones_too(self, tmp_path: Path) -> None:
+        Textures(tmp_path, image_size=64, train_count=20, test_count=1).prepare_data()
+        folder = next(tmp_path.glob("*px*")) / "fabric"
+        shutil.rmtree(folder / "test" / "good")
+        datamodule = MVTec(folder.parent, "fabric")
+        datamodule.setup("fit")
+        assert (len(datamodule.train_data), len(datamodule.val_data)) == (14, 2)
+        assert (datamodule.test_data.samples.label_index == 0).sum() == 4
 
     @pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 48)])
     def test_masks_have_the_shape_of_their_images(self, folder: Path, size: tuple[int, int]) -> None:

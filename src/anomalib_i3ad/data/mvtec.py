@@ -1,6 +1,8 @@
 """anomalib's MVTec AD datamodule under the name ``MVTec``, validated on held-out normal images."""
 
 import logging
+import math
+from copy import copy
 from functools import cache
 from inspect import signature
 from pathlib import Path
@@ -64,7 +66,8 @@ def _images_in(folder: Path) -> list[Path]:
         ValueError: If some lie in folders that nobody would look into.
     """
     every, misplaced = [], []
-    for path in sorted(folder.rglob("*")):
+    # the first follows links to folders
+    for path in sorted({*folder.glob("*/*/*"), *folder.rglob("*")}):
         parts = path.relative_to(folder).parts
         if path.suffix.lower() not in IMG_EXTENSIONS or any(part.startswith(".") for part in parts):
             continue
@@ -110,7 +113,7 @@ class _Remembered(Dataset[DatasetItem]):
     def __getitem__(self, index: int) -> DatasetItem:
         if index not in self._items:
             self._items[index] = self._dataset[index]
-        return self._items[index]
+        return copy(self._items[index])  # collating may set another image
 
 
 class MVTec(MVTecAD):
@@ -189,7 +192,7 @@ class MVTec(MVTecAD):
         train, test, truth = ([p for p in every if p.parts[-3] == split] for split in ("train", "test", "ground_truth"))
         for split, found in (("train", train), ("test", test)):
             if not found:
-                msg = f"{folder / split} holds no images: {LAYOUT}; links to folders inside {folder} are not followed"
+                msg = f"{folder / split} holds no images: {LAYOUT}"
                 raise ValueError(msg)
         by_name = {(mask.parts[-2], mask.stem.removesuffix("_mask")): mask for mask in truth}
         anomalous = {path: (path.parts[-2], path.stem) for path in test if path.parts[-2] != "good"}
@@ -212,7 +215,10 @@ class MVTec(MVTecAD):
             raise ValueError(msg)
         for path in [*train, *test]:
             check_readable(str(path))
-        self._hold_out_two(len(train), needed=_stage in {TrainerFn.FITTING, TrainerFn.VALIDATING})
+        normal = len(train)
+        if len(anomalous) == len(test):  # anomalib then takes normal test images from these
+            normal -= math.floor(normal * self.test_split_ratio)
+        self._hold_out_two(normal, needed=_stage in {TrainerFn.FITTING, TrainerFn.VALIDATING})
         self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)
 
     def _hold_out_two(self, count: int, needed: bool) -> None:

@@ -14,7 +14,7 @@ from anomalib.metrics import AUPRO, AUROC, F1Score
 from anomalib.models import AnomalibModule
 from lightning import Trainer
 from torch.nn import functional as F
-from torchvision.transforms.v2 import CenterCrop
+from torchvision.transforms.v2 import CenterCrop, Resize
 
 #: Height and width in pixels at which maps and masks of all models are compared, whatever their own.
 RESOLUTION = (256, 256)
@@ -54,6 +54,19 @@ class Accuracy(NamedTuple):
         return [*self.figures(), f"{self.found}/{self.anomalous}", f"{self.false_alarms}/{self.normal}"]
 
 
+def geometry_of(transform: Any) -> list[Any]:
+    """Resizes and crops of a transform, in their order."""
+    if isinstance(transform, Resize | CenterCrop):
+        return [transform]
+    return [part for each in getattr(transform, "transforms", ()) for part in geometry_of(each)]
+
+
+def crops(model: AnomalibModule) -> bool:
+    """Whether a model sees but the middle of an image."""
+    transform: Any = getattr(model.pre_processor, "transform", None)
+    return any(isinstance(part, CenterCrop) for part in geometry_of(transform))
+
+
 def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: AnomalibDataModule) -> list[Any]:
     """Score the test images of a datamodule by a model's weights as they are; they keep their labels and masks.
 
@@ -62,10 +75,12 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
     datamodule.prepare_data()
     datamodule.setup("test")
     batches: list[Any] = runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
-    transform: Any = getattr(model.pre_processor, "transform", None)
-    if any(isinstance(part, CenterCrop) for part in getattr(transform, "transforms", [transform])):
-        for batch in batches:
-            batch.mask_path = None  # the masks of files are whole, those of the batch cropped as its images
+    samples = datamodule.test_data.samples.set_index("image_path").reindex(columns=["mask_path"]).fillna("")
+    files = samples["mask_path"].to_dict()
+    whole = not crops(model)  # as the masks of files are; those of the batch are cropped as its images
+    for batch in batches:
+        # collated, a batch whose first image is normal has lost its paths
+        batch.mask_path = [files[path] for path in batch.image_path] if whole else None
     return batches
 
 

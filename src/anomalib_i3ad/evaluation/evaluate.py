@@ -15,7 +15,7 @@ from anomalib_i3ad.data import MVTec
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.models.exports import ExportMixin
 
-from .accuracy import COLUMNS, figure_of, measure_accuracy, predict
+from .accuracy import COLUMNS, crops, figure_of, measure_accuracy, predict
 from .engines import WIDE, Difference, differences, engines_of, wide_images
 from .int8 import export_forms, measure_forms, what_is_int8
 from .iterations import measure_iterations
@@ -74,7 +74,7 @@ def exported_of(model: Any, datamodule: MVTec, folder: Path) -> Iterator[str]:
     yield markdown(head, [[engine, size, *_cells(difference)] for engine, size, difference in compared])
     if "ONNX Runtime" not in engines:
         yield "ONNX Runtime is not installed, and its rows are left out: pip install onnxruntime"
-    forms = measure_forms(paths, dataset)
+    forms = measure_forms(paths, dataset, cropped=crops(model))
     rows = [
         [name, *form.accuracy.cells(), f"{np.median(form.milliseconds):.1f}", f"{form.kilobytes:.0f}"]
         for name, form in forms.items()

@@ -47,21 +47,23 @@ def export_forms(model: ExportMixin, folder: Path, datamodule: AnomalibDataModul
     }
 
 
-def _as_batch(item: Any, result: Inspection) -> ImageBatch:
+def _as_batch(item: Any, result: Inspection, *, cropped: bool) -> ImageBatch:
     anomaly_map = torch.from_numpy(result.anomaly_map)[None]
+    mask = None if cropped else item.gt_mask[None]
     return ImageBatch(
-        image=torch.zeros(1, 3, *anomaly_map.shape[1:]), gt_label=item.gt_label[None], gt_mask=item.gt_mask[None],
+        image=torch.zeros(1, 3, *anomaly_map.shape[1:]), gt_label=item.gt_label[None], gt_mask=mask,
         mask_path=[item.mask_path], anomaly_map=anomaly_map, pred_score=torch.tensor([result.score]),
         pred_label=torch.tensor([result.label]), pred_mask=torch.from_numpy(result.mask)[None],
     )  # fmt: skip
 
 
-def measure_forms(paths: dict[str, Path], dataset: AnomalibDataset) -> dict[str, Form]:
+def measure_forms(paths: dict[str, Path], dataset: AnomalibDataset, *, cropped: bool = False) -> dict[str, Form]:
     """Inspect test images by forms of one model in turn.
 
     Args:
         paths: ``.xml`` files by name.
         dataset: Images with their labels and masks.
+        cropped: Whether they crop images, so that masks, which are whole, tell nothing of their maps.
     """
     inspectors = {name: Inspector(path) for name, path in paths.items()}
     results: dict[str, list[Inspection]] = {name: [] for name in paths}
@@ -71,7 +73,7 @@ def measure_forms(paths: dict[str, Path], dataset: AnomalibDataset) -> dict[str,
         for name, inspector in inspectors.items():
             result = inspector.inspect(item.image_path)
             results[name].append(result)
-            batches[name].append(_as_batch(item, result))
+            batches[name].append(_as_batch(item, result, cropped=cropped))
     return {
         name: Form(measure_accuracy(batches[name]), results[name], path.with_suffix(".bin").stat().st_size / 1000)
         for name, path in paths.items()

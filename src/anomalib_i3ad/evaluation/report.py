@@ -16,6 +16,7 @@ from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.utils import read_image
 from anomalib.models import AnomalibModule
 from PIL import Image
+from torchvision.transforms.v2 import Compose
 
 from anomalib_i3ad import __version__
 from anomalib_i3ad.components.iteration import IterativeModel
@@ -27,7 +28,7 @@ from anomalib_i3ad.visualization.film_strip import film_strip_of, plain, result_
 from anomalib_i3ad.visualization.sheet import draw_sheet
 
 from . import explanations
-from .accuracy import measure_accuracy, predict
+from .accuracy import crops, geometry_of, measure_accuracy, predict
 from .benchmark import read_benchmark
 from .iterations import FALSE_ALARMS, Iterations, measure_iterations
 from .page import Page
@@ -43,6 +44,9 @@ def picture_of(model: AnomalibModule, item: ImageItem) -> Image.Image:
         return film_strip_of(model, item, "")
     # other models may have normalised the image by which they see
     image: Any = read_image(item.image_path or "", as_tensor=True)
+    if crops(model):
+        seen: Any = model.pre_processor
+        image = Compose(geometry_of(seen.transform))(image)
     processor: Any = model.post_processor
     threshold = float(processor.normalized_pixel_threshold)
     maps = plain(item.anomaly_map), plain(item.pred_mask), plain(item.gt_mask)

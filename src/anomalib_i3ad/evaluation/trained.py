@@ -64,9 +64,12 @@ def make_trainer(**kwargs: Any) -> Trainer:
 
 
 def images_of(parsed: Namespace) -> MVTec:
-    """Datamodule of the images that a command names, which no worker processes read."""
+    """Datamodule of the images that a command names, which no worker processes read.
+
+    One by one: of several in a batch anomalib would stretch all to the size of the largest.
+    """
     split = {name: vars(parsed)[name] for name in ("val_split_ratio", "seed") if name in parsed}
-    return MVTec(parsed.root, parsed.category, eval_batch_size=8, num_workers=0, **split)
+    return MVTec(parsed.root, parsed.category, eval_batch_size=1, num_workers=0, **split)
 
 
 def load(cls: Any, checkpoint: Path, **kwargs: Any) -> AnomalibModule:

@@ -47,6 +47,7 @@ class ContextualAttention(nn.Module):
         attended = torch.matmul(_patches(features, 4, 2), weights)
         attended = attended.reshape(-1, c * 16, h // 2, w // 2)
         place = torch.eye(16, dtype=features.dtype, device=features.device).reshape(16, 1, 4, 4)
-        # every pixel lies in four of the overlapping 4x4 patches
+        # every pixel lies in four of the overlapping 4x4 patches; those at the border in fewer, and are darker for it,
+        # as in the paper's code
         filled = F.conv_transpose2d(attended, place.repeat(c, 1, 1, 1), stride=2, padding=1, groups=c) / 4
         return composite(features, filled, F.max_pool2d(hole, 4))

@@ -111,6 +111,21 @@ class I3AD(IterativeMixin, AnomalibModule):
         self.adversarial_weight = adversarial_weight
         self.grid_probability = grid_probability
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the checkpoint's discriminator where this model trains none.
+
+        Raises:
+            ValueError: If this model trains one and the checkpoint has none.
+        """
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        others = {name: value for name, value in state.items() if not name.startswith("discriminator.")}
+        if self.discriminator is None:
+            checkpoint["state_dict"] = others
+        elif len(others) == len(state):
+            msg = f"adversarial_weight={self.adversarial_weight}: the checkpoint has no discriminator; leave it at 0"
+            raise ValueError(msg)
+
     def configure_optimizers(self) -> tuple[list[optim.Optimizer], list[optim.lr_scheduler.LRScheduler]]:
         """One Adam each for the generator and the discriminator, and their schedules."""
         networks = [net for net in (self.model.generator, self.discriminator) if net is not None]

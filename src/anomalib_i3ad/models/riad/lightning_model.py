@@ -31,7 +31,7 @@ class Riad(ReconstructionMixin, AnomalibModule):
         width: Channels of the U-Net's first level, which decide its speed and size.
         cell_sizes: Sides of the hidden cells in pixels; training draws one for each batch, test uses all.
         parts: Number of disjoint sets the cells are divided into; each is hidden once.
-        learning_rate: Learning rate of Adam, a tenth of it in the last sixth of the fit.
+        learning_rate: Learning rate of Adam, a tenth of it in the last sixth of a fit whose steps are known.
         max_train_steps: Most steps of a ``fit``, of one batch each or of the trainer's ``accumulate_grad_batches``;
             ``None`` leaves its end to the trainer.
         seed: Seed of weights, order of images and the cell sets, in training and at test.

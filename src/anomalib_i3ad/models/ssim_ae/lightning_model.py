@@ -83,7 +83,7 @@ class SsimAe(ReconstructionMixin, AnomalibModule):
             )
         self.model.check_size(*self.image_size)
         self.loss_kind = loss
-        self.weight_decay = weight_decay
+        self.weight_decay = float(weight_decay)
 
     def configure_optimizers(self) -> optim.Optimizer:
         """Adam."""
