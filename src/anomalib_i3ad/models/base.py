@@ -154,8 +154,8 @@ class ReconstructionMixin(StepMixin, CheckpointMixin, ExportMixin):
         self.image_size = (height, width)
         if self.image_size != size:  # a pre-processor's own; checkpoints must know it
             self.hparams["image_size"] = [height, width]
-        self.learning_rate = float(learning_rate)  # else NumPy's would be in the optimisers' states
-        self.max_train_steps = max_train_steps
+        # NumPy's would be in the optimisers' states
+        self.learning_rate, self.max_train_steps = _loadable(learning_rate), _loadable(max_train_steps)
         self.seed = int(seed)
 
     @contextmanager
