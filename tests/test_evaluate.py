@@ -371,9 +371,9 @@ class TestExported:
             "export_forms": dict.fromkeys(times), "engines_of": {}, "wide_images": [], "differences": {},
             "measure_forms": forms, "what_is_int8": [],
         }.items():  # fmt: skip
-            monkeypatch.setattr(evaluate, name, lambda *_, value=value: value)
+            monkeypatch.setattr(evaluate, name, lambda *_, value=value, **__: value)
         datamodule = SimpleNamespace(setup=lambda _: None, test_data=[None] * 3)
-        *_, told = evaluate.exported_of(SimpleNamespace(model=None), datamodule, tmp_path)
+        *_, told = evaluate.exported_of(SimpleNamespace(model=None, pre_processor=None), datamodule, tmp_path)
         assert told == "INT8 is 2.00 times as fast (median over images); 0/3 labels changed"
 
     def test_latency_by_iterations_by_hand(self) -> None:
