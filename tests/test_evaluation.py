@@ -449,6 +449,22 @@ class TestBenchmark:
         told = re.findall(r"results.csv: not written: (.*)", capsys.readouterr().out)
         assert [json.loads(row)["key"] for row in told] == lost["key"].tolist()
 
+    def test_where_the_table_is_replaced_meanwhile_rows_are_told(
+        self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    ) -> None:
+        results, rows = tmp_path / "out" / "results.csv", []
+
+        def replaced(job: dict, _folder: Path) -> dict:
+            results.write_text("image,score\n1.png,0.5\n")
+            rows.append(self.row(job))
+            return rows[-1]
+
+        monkeypatch.setattr(benchmark, "run_job", replaced)
+        with pytest.raises(ValueError, match="not the results of a benchmark"):
+            benchmark.run(config, results.parent, Console(width=10_000))
+        told = re.findall(r"results.csv: not written: (.*)", capsys.readouterr().out)
+        assert [json.loads(row)["key"] for row in told] == [row["key"] for row in rows]
+
     def test_latencies_can_be_measured_again(
         self,
         trained: tuple[I3AD, Path, Textures],

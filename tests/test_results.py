@@ -582,12 +582,14 @@ def test_again_removes_nothing_where_the_source_is_none(
     assert len(before) == 7
     (tmp_path / "notes.txt").write_text("no video")
     (tmp_path / "empty").mkdir()  # as where a disk is away
+    (tmp_path / "empty" / "x.gif").touch()
     for none in (tmp_path / "nowhere", tmp_path / "notes.txt", out / "anomalous", "9999", tmp_path / "empty"):
-        assert command_line.main([*command(exported, none, out), "--again"]) == 2
+        code = 1 if none == tmp_path / "empty" else 2
+        assert command_line.main([*command(exported, none, out), "--again"]) == code
         assert {path: path.read_bytes() for path in before} == before
     told = capfd.readouterr().err
     whys = "no such folder or file", "neither an image nor a video", "its own pictures", "cannot be opened"
-    for why in (*whys, "empty: holds no image"):
+    for why in (*whys, "passed over: 1 .gif\n", "empty: holds no image"):
         assert why in told
 
 
@@ -667,6 +669,16 @@ def test_no_picture_goes_where_the_disk_of_its_folder_is_away(
     rows = [row for _, row in results.rows_in(out / "results.csv")]
     assert [row["error"] for row in rows] == [None, "picture not written: its disk is away", None]
     assert [row["picture"] and (out / row["picture"]).is_file() for row in rows] == [True, None, True]
+
+
+def test_a_picture_is_written_where_a_share_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    with closing(Results(tmp_path / "results.csv", lambda: held.append(1))) as file, monkeypatch.context() as patch:
+        file.hold()
+        assert held == []
+        patch.setattr(file, "_file", Dead())
+        file.hold()
+        assert held == [1]
 
 
 class Dead:

@@ -198,6 +198,13 @@ class TestMVTec:
         datamodule.setup()
         assert datamodule.test_data.samples.equals(whole.test_data.samples)
         assert datamodule.train_data.samples.equals(whole.train_data.samples)
+        if linked != "ground_truth":
+            (folder.parent / "elsewhere" / "deeper" / "still").mkdir(parents=True)
+            (folder.parent / "elsewhere" / "deeper" / "x.png").touch()
+            (folder.parent / "elsewhere" / "deeper" / "still" / "y.png").touch()
+            misplaced = "x.png" if linked != "test" else "y.png"
+            with pytest.raises(ValueError, match=f"images lie neither in train/good nor in test/<kind>: .*{misplaced}"):
+                MVTec(folder.parent, "fabric").setup()
 
     def test_names_an_empty_category(self, folder: Path) -> None:
         for path in (folder / "train").rglob("*.png"):
@@ -265,6 +272,9 @@ class TestMVTec:
         datamodule.setup("fit")
         assert (len(datamodule.train_data), len(datamodule.val_data)) == (14, 2)
         assert (datamodule.test_data.samples.label_index == 0).sum() == 4
+        datamodule = MVTec(folder.parent, "fabric", test_split_mode="none")
+        datamodule.setup("fit")
+        assert (len(datamodule.train_data), len(datamodule.val_data)) == (18, 2)
 
     @pytest.mark.parametrize("size", [(32, 32), (128, 128), (64, 48)])
     def test_masks_have_the_shape_of_their_images(self, folder: Path, size: tuple[int, int]) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import psutil
 
-#: Where Linux tells what a container may take at most; "max" where there is no limit.
-LIMIT = Path("/sys/fs/cgroup/memory.max")
+#: Where Linux tells what a container may take at most, by the second and the first version of its control groups.
+LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 #: Share of the free memory that training data may take.
 SHARE = 0.5
@@ -15,6 +15,7 @@ SHARE = 0.5
 def fits_in_memory(size: int) -> bool:
     """Whether ``size`` bytes of training data may be kept in memory."""
     available = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):
-        available = min(available, int(LIMIT.read_text()))
+    for limit in LIMITS:
+        with suppress(OSError, ValueError):  # ValueError: "max" where there is none
+            available = min(available, int(limit.read_text()) - psutil.Process().memory_info().rss)
     return size < SHARE * available

@@ -12,7 +12,7 @@ from anomalib import TaskType
 from anomalib.data import AnomalibDataset, MVTecAD
 from anomalib.data.dataclasses import DatasetItem
 from anomalib.data.datasets.image.mvtecad import CATEGORIES
-from anomalib.data.utils import LabelName, ValSplitMode
+from anomalib.data.utils import LabelName, TestSplitMode, ValSplitMode
 from lightning.pytorch.trainer.states import TrainerFn
 from pandas import DataFrame
 from PIL import Image
@@ -66,8 +66,8 @@ def _images_in(folder: Path) -> list[Path]:
         ValueError: If some lie in folders that nobody would look into.
     """
     every, misplaced = [], []
-    # the first follows links to folders
-    for path in sorted({*folder.glob("*/*/*"), *folder.rglob("*")}):
+    # unlike rglob, glob follows links to folders
+    for path in sorted({*folder.rglob("*"), *folder.glob("*/*"), *folder.glob("*/*/*"), *folder.glob("*/*/*/*")}):
         parts = path.relative_to(folder).parts
         if path.suffix.lower() not in IMG_EXTENSIONS or any(part.startswith(".") for part in parts):
             continue
@@ -216,7 +216,8 @@ class MVTec(MVTecAD):
         for path in [*train, *test]:
             check_readable(str(path))
         normal = len(train)
-        if len(anomalous) == len(test):  # anomalib then takes normal test images from these
+        if len(anomalous) == len(test) and self.test_split_mode != TestSplitMode.NONE:
+            # anomalib then takes normal test images from these
             normal -= math.floor(normal * self.test_split_ratio)
         self._hold_out_two(normal, needed=_stage in {TrainerFn.FITTING, TrainerFn.VALIDATING})
         self.train_data, self.test_data = _Images(train, {}), _Images(test, masks)

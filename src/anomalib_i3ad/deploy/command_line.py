@@ -9,16 +9,18 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from threading import Event
 
+from .decoding import SUFFIXES
 from .engine import Inspector
 from .graph import ModelError, files_of
 from .pipeline import run
-from .progress import Telling, say
+from .progress import Progress, Telling, say
 from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
-from .sources import NOTHING, UNREADABLE, SourceError, begun, frames_of, identity_of, is_camera
+from .sources import UNREADABLE, SourceError, frames_of, identity_of, is_camera
 
 #: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
@@ -93,6 +95,12 @@ def fill_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
+def none_in(source: str) -> int:
+    """Say that a source holds no image; returns the exit code."""
+    say(f"anomalib-i3ad inspect: {source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
+    return SOME_FAILED
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -127,7 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # before --again removes anything; what is done they look up as they come
         frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
         if chosen.again and not chosen.watch and not is_camera(chosen.source):
-            frames = begun(frames, chosen.source)
+            first = next(frames, None)
+            if first is None:  # or an empty folder, the place of a disk that is away, would cost the results
+                Progress().close(passed)
+                return 128 + signals[0] if signals else none_in(chosen.source)
+            frames = chain([first], frames)
         with (
             claimed(chosen.out, belongs, again=chosen.again) as renew,
             closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
@@ -140,13 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signals[0] if signals else CANNOT
     except Exception:  # noqa: BLE001  # its exit code would be that of a run with broken images
         say(f"anomalib-i3ad inspect: {traceback.format_exc()}")
-        return CANNOT
+        return 128 + signals[0] if signals else CANNOT
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if signals:
         return 128 + signals[0]
-    nothing = not (chosen.watch or progress.images or done)
-    if nothing:
-        say(f"anomalib-i3ad inspect: {chosen.source}: {NOTHING}")
-    return SOME_FAILED if nothing or progress.failed or passed[UNREADABLE] else 0
+    if not (chosen.watch or progress.images or done):
+        return none_in(chosen.source)
+    return SOME_FAILED if progress.failed or passed[UNREADABLE] else 0

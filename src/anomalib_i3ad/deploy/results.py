@@ -200,8 +200,10 @@ class Results:
         Raises:
             OSError: If that cannot be now.
         """
-        if not self._is_open():
-            self._begin()
+        with suppress(OSError):  # of a share that was away and is back
+            if self._is_open():
+                return
+        self._begin()
 
     def _go_on(self) -> None:
         """Go on in the file that is there now: another program may have removed, replaced or cut it."""

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
 RESTS = 4
 #: Most digits of a camera's number.
 DIGITS = 4
-NOTHING = f"holds no image; needed are {', '.join(sorted(SUFFIXES))}"
 #: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
 BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
 
@@ -306,19 +304,6 @@ def _not_done(frames: Frames, done: Mapping[str, Stamp], passed: Counter[str], s
             passed[BEFORE] += 1
         else:
             yield frame
-
-
-def begun(frames: Frames, source: str) -> Frames:
-    """Frames of a source, the first of which is there.
-
-    Raises:
-        SourceError: If there is none; a folder may be the place of a disk that is away.
-    """
-    first = next(frames, None)
-    if first is None:
-        msg = f"{source}: {NOTHING}"
-        raise SourceError(msg)
-    return chain([first], frames)
 
 
 def frames_of(

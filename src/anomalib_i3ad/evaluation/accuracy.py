@@ -75,12 +75,15 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
     datamodule.prepare_data()
     datamodule.setup("test")
     batches: list[Any] = runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
-    samples = datamodule.test_data.samples.set_index("image_path").reindex(columns=["mask_path"]).fillna("")
-    files = samples["mask_path"].to_dict()
     whole = not crops(model)  # as the masks of files are; those of the batch are cropped as its images
     for batch in batches:
-        # collated, a batch whose first image is normal has lost its paths
-        batch.mask_path = [files[path] for path in batch.image_path] if whole else None
+        if not whole:
+            batch.mask_path = None
+        elif getattr(batch, "image_path", None):
+            # collated, a batch whose first image is normal has lost them
+            masks = datamodule.test_data.samples.set_index("image_path")["mask_path"].to_dict()
+            found = (masks[path] for path in batch.image_path)
+            batch.mask_path = [mask if isinstance(mask, str) else "" for mask in found]
     return batches
 
 

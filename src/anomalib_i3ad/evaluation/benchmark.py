@@ -111,33 +111,35 @@ def run(config: Path, out: Path, console: Console) -> int:
     out.mkdir(parents=True, exist_ok=True)
     done = set(read_rows(results)["key"])
     failed, keys, waiting = [], [], list[dict[str, Any]]()
-    for number, job in enumerate(jobs, start=1):
-        title = f"{number}/{len(jobs)} {title_of(job)}"
-        try:
-            keys.append(key_of(job))
-            if keys[-1] in done:
-                console.print(f"{title}: done before")
+    try:
+        for number, job in enumerate(jobs, start=1):
+            title = f"{number}/{len(jobs)} {title_of(job)}"
+            try:
+                keys.append(key_of(job))
+                if keys[-1] in done:
+                    console.print(f"{title}: done before")
+                    continue
+                console.rule(title)
+                row = run_job(job, out / keys[-1])
+            except Exception as error:
+                logger.exception("%s failed", title)
+                failed.append(f"{title}: {type(error).__name__}: {error}")
                 continue
-            console.rule(title)
-            row = run_job(job, out / keys[-1])
-        except Exception as error:
-            logger.exception("%s failed", title)
-            failed.append(f"{title}: {type(error).__name__}: {error}")
-            continue
-        done.add(row["key"])
-        waiting.append(row)
-        _write_waiting(results, waiting)
-        console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
-    if not _write_waiting(results, waiting):
-        failed += [f"{results}: not written: {as_json(row)}" for row in waiting]
+            done.add(row["key"])
+            waiting.append(row)
+            _write_waiting(results, waiting)
+            console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
+    finally:  # also where it is interrupted
+        if not _write_waiting(results, waiting):
+            failed += [f"{results}: not written: {as_json(row)}" for row in waiting]
+        for line in failed:
+            console.print(f"failed: {line}", style="red", markup=False)
     rows = read_rows(results)
     own = rows[rows["key"].isin(keys)]
     if len(own):
         console.print(own.reindex(columns=SHOWN).to_string(index=False, float_format="{:.3f}".format), soft_wrap=True)
     others = len(rows) - len(own)
     console.print(f"{results}: {len(rows)} rows" + (f", {others} of other arguments or versions" if others else ""))
-    for line in failed:
-        console.print(f"failed: {line}", style="red", markup=False)
     return 1 if failed else 0
 
 

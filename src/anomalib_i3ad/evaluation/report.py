@@ -171,7 +171,10 @@ def write_report(
         names = (benchmark["model"] + " " + benchmark["category"]).tolist()
         costs, accuracies = (benchmark[name].tolist() for name in ("milliseconds", "image_auroc"))
         page.plots([plots.accuracy_against_latency(names, costs, accuracies)])
-    write_whole(out, [page.render().encode()])
+    if out.exists() and not out.is_file():  # a pipe, a terminal
+        out.write_text(page.render(), encoding="utf-8")
+    else:
+        write_whole(out.resolve(), [page.render().encode()])
 
 
 def prepare_place(out: Path) -> None:
@@ -180,11 +183,14 @@ def prepare_place(out: Path) -> None:
     Raises:
         OSError: If not.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file (--out)", str(out))
-    with TemporaryFile(dir=out.parent):
-        pass
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", f"--out {out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryFile(dir=out.resolve().parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"--out {out}") from error
 
 
 def main(arguments: list[str]) -> int:
@@ -192,8 +198,8 @@ def main(arguments: list[str]) -> int:
     parser = report_parser()
     parsed = parser.parse_args(arguments)
     try:
-        prepare_place(parsed.out)
         cls = model_class(parsed.model)
+        prepare_place(parsed.out)
         model = load(cls, parsed.ckpt_path)
         benchmark = read_benchmark(parsed.benchmark) if parsed.benchmark else None
         predictions = predict(make_trainer(), model, images_of(parsed))

@@ -1,5 +1,6 @@
 """Features of training images, computed once."""
 
+import errno
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ import torch
 from anomalib_i3ad.data.memory import fits_in_memory
 
 logger = logging.getLogger(__name__)
+#: Errors of a disk or a quota that is too small.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class FeatureCache:
@@ -39,10 +42,12 @@ class FeatureCache:
         else:
             Path(folder).mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder) as file:  # the map outlives its name and its handle
-                if hasattr(os, "posix_fallocate"):  # a disk that is too small would end the process without a word
-                    try:
-                        os.posix_fallocate(file.fileno(), 0, size)
-                    except OSError as error:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills later ends the process, unsaid
+                except AttributeError:  # not on every system
+                    pass
+                except OSError as error:
+                    if error.errno in FULL:  # nor on every file system
                         told = f"{error.strerror}: features of {count} images need {size / 1e6:.0f} MB"
                         raise OSError(error.errno, told, str(folder)) from error
                 self._values = np.memmap(file, np.float16, shape=whole)

@@ -179,7 +179,6 @@ class FrozenFeatures(nn.Module):
         """
         named = f"backbone {self.backbone}, images of {height}x{width} pixels"
         try:
-            self(torch.zeros(1, 3, 64, 64))  # transformers take images of one size
             maps = self(torch.zeros(1, 3, height, width))
         except (AssertionError, RuntimeError) as error:
             msg = f"{named}: the network does not take them ({error}); take a convolutional one"

@@ -168,7 +168,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     def sum_over_training_images(self, measure: Callable[[torch.Tensor, torch.Tensor], Sums]) -> Sums:
         """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes.
 
-        Its second argument ``(N,)`` are numbers of the images by their paths, the same for all that have none.
+        Its second argument ``(N,)`` are numbers that tell the images apart.
         """
         totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
@@ -180,9 +180,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             if self.pre_processor:
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch)
-            paths: Sequence[str] = batch.image_path or [""] * len(cells)
             with torch.no_grad():
-                found = measure(cells, torch.tensor([crc32(os.fsencode(path)) for path in paths]))
+                found = measure(cells, self._numbers_of(batch))
             totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
         if self.trainer.world_size == 1:
             return totals
@@ -190,6 +189,13 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         return tuple(
             of_all.reshape(-1, *total.shape).sum(dim=0) for of_all, total in zip(gathered, totals, strict=True)
         )
+
+    def _numbers_of(self, batch: Any) -> torch.Tensor:
+        """Numbers ``(N,)`` of images by their pixels; by their paths, if these change from one look to the next."""
+        augmented = getattr(getattr(self.trainer, "datamodule", None), "train_augmentations", None) is not None
+        if augmented and batch.image_path:
+            return torch.tensor([crc32(os.fsencode(path)) for path in batch.image_path])
+        return torch.tensor([crc32(image.cpu().contiguous().numpy().data) for image in image_of(batch)])
 
     def on_train_end(self) -> None:
         """Free the cached features, which calibration may still need."""
