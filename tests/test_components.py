@@ -359,7 +359,7 @@ class TestFeatures:
     def _unrounded(cls) -> Iterator[None]:
         """Weights as they come; ``TestRounding`` has the rest."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("anomalib_i3ad.models.feature_i3ad.features.fold_normalisation", lambda _network: None)
+            patch.setattr("anomalib_i3ad.models.feature_i3ad.features.fold_normalisation", lambda *_: None)
             yield
 
     @pytest.fixture(scope="class")
@@ -498,6 +498,15 @@ class TestRounding:
                 factor = norm.weight.detach().numpy() / np.sqrt(norm.running_var.numpy() + np.float32(norm.eps))
                 assert (factor == 1).all()
         assert all(torch.equal(value, value.half()) for value in network.parameters())
+
+    def test_a_network_that_takes_images_of_one_size_is_rounded_at_that(self, tmp_path: Path) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.pth")
+        features = FrozenFeatures("vit_tiny_patch16_224", ["blocks.0"], tmp_path / "vit.pth")
+        features.check_size(224, 224)
+        features.load_pretrained()
+        assert all(torch.equal(value, value.half()) for value in features.network.parameters())
 
     def test_a_bias_is_folded_too(self) -> None:
         network, image = self.randomise(Folded()), pair(32, 32)[0]

@@ -31,18 +31,15 @@ def round_to_half(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold_normalisation(network: nn.Module) -> None:
+def fold_normalisation(network: nn.Module, height: int = 64, width: int = 64) -> None:
     """Move what batch normalisation multiplies with into the convolution before it, and round that to half precision.
 
     Runtimes fold by themselves: what is rounded before would no longer be what half precision holds. A network in which
-    something else uses the convolution's results stays as it is.
+    something else uses the convolution's results, in an image of this size, stays as it is.
     """
-    layers: list[Any] = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
-    if not any(isinstance(layer, nn.BatchNorm2d) for layer in layers):
-        round_to_half(network)
-        return
-    image = torch.linspace(-2, 2, 3 * 64 * 64).reshape(1, 3, 64, 64).to(next(network.parameters()))
+    image = torch.linspace(-2, 2, 3 * height * width).reshape(1, 3, height, width).to(next(network.parameters()))
     before, unfolded = network(image), deepcopy(network.state_dict())
+    layers: list[Any] = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
     for convolution, norm in pairwise(layers):
         pair = isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
         if pair and convolution.out_channels == norm.num_features:

@@ -116,6 +116,7 @@ class FrozenFeatures(nn.Module):
         self.strides: list[int] = network.feature_info.reduction()
         self.backbone = backbone
         self.weights = weights
+        self._size = 64, 64
         self.mean: torch.Tensor
         self.std: torch.Tensor
         for name in ("mean", "std"):
@@ -151,7 +152,7 @@ class FrozenFeatures(nn.Module):
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
-        fold_normalisation(self.network)
+        fold_normalisation(self.network, *self._size)
         self.loaded.fill_(1)
 
     def _state(self, overlay: dict[str, Any] | None) -> dict[str, torch.Tensor]:
@@ -177,6 +178,7 @@ class FrozenFeatures(nn.Module):
         Raises:
             ValueError: If the network does not take them, or has other features, as transformers do.
         """
+        self._size = height, width
         named = f"backbone {self.backbone}, images of {height}x{width} pixels"
         try:
             maps = self(torch.zeros(1, 3, height, width))

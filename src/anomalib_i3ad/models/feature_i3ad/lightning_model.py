@@ -195,7 +195,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         augmented = getattr(getattr(self.trainer, "datamodule", None), "train_augmentations", None) is not None
         if augmented and batch.image_path:
             return torch.tensor([crc32(os.fsencode(path)) for path in batch.image_path])
-        return torch.tensor([crc32(image.cpu().contiguous().numpy().data) for image in image_of(batch)])
+        return torch.tensor([crc32(image.float().cpu().contiguous().numpy().data) for image in image_of(batch)])
 
     def on_train_end(self) -> None:
         """Free the cached features, which calibration may still need."""
