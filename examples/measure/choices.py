@@ -228,8 +228,8 @@ def main() -> None:
     choices = [(name, value) for name, values in every.items() for value in values]
     if arguments.only:
         choices = assignments(arguments.only)
-        known = {**every, **{name: [] for name in vars(masks) if name.isupper()}}  # which are of any model
-        if unknown := {name for name, _ in choices} - known.keys():
+        known = [*every, *filter(str.isupper, vars(masks))]  # the latter are of any model
+        if unknown := {name for name, _ in choices}.difference(known):
             parser.error(f"--only {', '.join(sorted(unknown))}: not among {', '.join(known)}")
     base = {**study.base, "max_train_steps": arguments.steps or study.steps}
     found: list[list[Figures]] = [[] for _ in range(1 + len(choices))]

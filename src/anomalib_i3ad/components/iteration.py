@@ -157,9 +157,10 @@ class IterativeModel(ImageModel):
         scene = self.scene_of(image)
         encoded, prepared = self.encode(scene), self.prepare(scene)
 
-        def take(hole: torch.Tensor, inpainting: torch.Tensor, residual: torch.Tensor) -> None:
+        def take(shown: torch.Tensor, drawn: torch.Tensor, hole: torch.Tensor, residual: torch.Tensor) -> None:
             if snapshots is not None:
-                snapshots.append(Snapshot(hole, self.picture_of(inpainting, image), self.map_of(residual, image)))
+                picture = self.picture_of(composite(scene, drawn, hole), image)
+                snapshots.append(Snapshot(shown, picture, self.map_of(residual, image)))
 
         def inpaint_again(constants: State, state: State) -> tuple[State, torch.Tensor]:
             scene, encoded, *prepared = constants
@@ -168,7 +169,7 @@ class IterativeModel(ImageModel):
             inpainting = self.decode(filled)
             masking, scoring = self.compare_hidden(scene, tuple(prepared), inpainting, hole)
             next_hole = self.hole_of(masking)
-            take(hole, composite(scene, inpainting, hole), scoring)
+            take(hole, inpainting, hole, scoring)
             before, after = hole.mean(dim=(1, 2, 3)), next_hole.mean(dim=(1, 2, 3))
             goes_on = (after > 0) & (before - after >= self.min_shrink * before)
             # as residuals do, so that their mean is that of what was drawn, whatever share was hidden
@@ -179,7 +180,8 @@ class IterativeModel(ImageModel):
         inpainting = self.decode(filled)
         masking, residual = self.compare(prepared, inpainting)
         hole = self.hole_of(masking)
-        take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, residual)
+        everywhere = torch.ones_like(hole)
+        take(self.hidden_with(self.grid_holes(*scene.shape[-2:])[:1].to(scene)), inpainting, everywhere, residual)
         active = hole.mean(dim=(1, 2, 3)) > 0
         # sums of residuals, and of how often a place was inpainted; copies: states of an exported loop share no memory
         sums = [] if self.anomaly_map == "last" else [residual.clone()]
@@ -189,7 +191,7 @@ class IterativeModel(ImageModel):
         (filled, filled_hole, residual, hole, *sums), iterations = repeat_active(
             inpaint_again,
             (scene, encoded, *prepared),
-            (filled, torch.ones_like(hole), residual, hole, *sums),
+            (filled, everywhere, residual, hole, *sums),
             active,
             self.max_iterations,
         )

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from copy import copy
 from functools import cache
 from inspect import signature
@@ -66,8 +67,9 @@ def _images_in(folder: Path) -> list[Path]:
         ValueError: If some lie in folders that nobody would look into.
     """
     every, misplaced = [], []
-    # unlike rglob, glob follows links to folders
-    for path in sorted({*folder.rglob("*"), *folder.glob("*/*"), *folder.glob("*/*/*"), *folder.glob("*/*/*/*")}):
+    # unlike rglob, it follows links to folders
+    files = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    for path in sorted(files):
         parts = path.relative_to(folder).parts
         if path.suffix.lower() not in IMG_EXTENSIONS or any(part.startswith(".") for part in parts):
             continue

@@ -45,12 +45,12 @@ def files_of(path: str | Path) -> tuple[Path, Path]:
         ModelError: If one is not there.
     """
     path = Path(path)
-    for suffix in (path.suffix, ".bin"):
-        needed = path.with_suffix(suffix) if path.name else path
+    files = path, path.with_suffix(".bin") if path.name else path
+    for needed in files:
         if not needed.is_file():
             msg = f"{needed}: there is no such file; a model is an .xml file with its .bin file beside it"
             raise ModelError(msg)
-    return path, path.with_suffix(".bin")
+    return files
 
 
 def read_model(path: str | Path) -> ov.Model:

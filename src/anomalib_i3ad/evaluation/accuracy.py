@@ -76,15 +76,13 @@ def predict(runner: Engine | Trainer, model: AnomalibModule, datamodule: Anomali
     datamodule.setup("test")
     batches: list[Any] = runner.predict(model, dataloaders=datamodule.test_dataloader()) or []
     whole = not crops(model)  # as the masks of files are; those of the batch are cropped as its images
-    masks: dict[str, Any] = {}
+    samples = datamodule.test_data.samples
+    masks = dict(zip(samples["image_path"], samples["mask_path"], strict=True))
     for batch in batches:
-        if not whole:
-            batch.mask_path = None
-        elif getattr(batch, "image_path", None):  # those of videos have none
-            # collated, a batch whose first image is normal has lost them
-            masks = masks or datamodule.test_data.samples.set_index("image_path")["mask_path"].to_dict()
-            found = (masks[path] for path in batch.image_path)
-            batch.mask_path = [mask if isinstance(mask, str) else "" for mask in found]
+        if getattr(batch, "image_path", None):  # those of videos have none
+            # collated, a batch whose first image is normal has lost its paths
+            found = [masks[path] for path in batch.image_path]
+            batch.mask_path = [mask if isinstance(mask, str) else "" for mask in found] if whole else None
     return batches
 
 

@@ -153,8 +153,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         if self.batches_seen and torch.isfinite(self.model.std).all():
             return
 
-        def moments(cells: torch.Tensor, images: torch.Tensor) -> Sums:
-            del images
+        def moments(cells: torch.Tensor, batch: Batch) -> Sums:
+            del batch
             count = torch.tensor(cells[:, 0].numel())
             cells = cells.cpu().double()  # not every GPU has double precision
             return count, cells.sum(dim=(0, 2, 3)), cells.square().sum(dim=(0, 2, 3))
@@ -165,11 +165,8 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         std = (squares / count - mean.square()).clamp(min=0).sqrt()
         self.model.std.copy_(std.clamp(min=LEAST_STD * std.mean().item())[None, :, None, None])
 
-    def sum_over_training_images(self, measure: Callable[[torch.Tensor, torch.Tensor], Sums]) -> Sums:
-        """Sums of what ``measure`` makes of features ``(N, C, h, w)``, over batches and processes.
-
-        Its second argument ``(N,)`` are numbers that tell the images apart.
-        """
+    def sum_over_training_images(self, measure: Callable[[torch.Tensor, Batch], Sums]) -> Sums:
+        """Sums of what ``measure`` makes of features ``(N, C, h, w)`` and their batch, over batches and processes."""
         totals: Sums = ()
         loader: Any = self.trainer.train_dataloader
         count = self.trainer.num_training_batches
@@ -181,7 +178,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
                 batch.image = self.pre_processor(batch.image)
             cells = self.cells_of(batch)
             with torch.no_grad():
-                found = measure(cells, self._numbers_of(batch))
+                found = measure(cells, batch)
             totals = tuple(one + other for one, other in zip(totals, found, strict=True)) if totals else found
         if self.trainer.world_size == 1:
             return totals
@@ -190,12 +187,12 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             of_all.reshape(-1, *total.shape).sum(dim=0) for of_all, total in zip(gathered, totals, strict=True)
         )
 
-    def _numbers_of(self, batch: Any) -> torch.Tensor:
-        """Numbers ``(N,)`` of images by their pixels; by their paths, if these change from one look to the next."""
+    def numbers_of(self, batch: Any) -> torch.Tensor:
+        """Numbers ``(N,)`` that tell images apart, by their pixels; by their paths, if augmentation changes these."""
         augmented = getattr(getattr(self.trainer, "datamodule", None), "train_augmentations", None) is not None
         if augmented and batch.image_path:
             return torch.tensor([crc32(os.fsencode(path)) for path in batch.image_path])
-        return torch.tensor([crc32(image.float().cpu().contiguous().numpy().data) for image in image_of(batch)])
+        return torch.tensor([crc32(image.float().cpu().contiguous().numpy().data) for image in batch.image])
 
     def on_train_end(self) -> None:
         """Free the cached features, which calibration may still need."""
@@ -265,18 +262,18 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             return features, model.features_in(model.initial_inpainting(model.scene_of_features(features)))
 
         # of every image the mean over its cells
-        def sizes(cells: torch.Tensor, images: torch.Tensor) -> Sums:
+        def sizes(cells: torch.Tensor, batch: Batch) -> Sums:
             features, drawn = inpainted(cells)
-            sample.add(features, images)
+            sample.add(features, self.numbers_of(batch))
             cosine = model.cosines(model.directions(features), drawn).mean(dim=(2, 3)).sum(dim=0)
             errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in (features - drawn).split(layers, dim=1)]
             count = torch.tensor(len(cells), device=cells.device)
             return count, cosine, *(count / len(of_cells) * of_cells.T @ of_cells for of_cells in errors)
 
-        def products(cells: torch.Tensor, images: torch.Tensor) -> Sums:
+        def products(cells: torch.Tensor, batch: Batch) -> Sums:
             features, drawn = inpainted(cells)
             # an image is like itself: nothing that is remembered of it counts
-            of_itself = images[:, None] == origins
+            of_itself = self.numbers_of(batch)[:, None] == origins
             of_itself &= ~of_itself.all(dim=1, keepdim=True)  # unless all is, as of a single image
             distance = model.memory.distance(features, of_itself.to(features.device)).mean(dim=(1, 2, 3)).sum()
             errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
