@@ -20,9 +20,10 @@ import pytest
 
 from anomalib_i3ad.deploy import Inspector, camera, command_line
 from anomalib_i3ad.deploy.engine import Inspection, Ticket
+from anomalib_i3ad.deploy.frames import Frame
 from anomalib_i3ad.deploy.pipeline import run
 from anomalib_i3ad.deploy.results import Results
-from anomalib_i3ad.deploy.sources import Frame, frames_of
+from anomalib_i3ad.deploy.sources import frames_of
 from test_deploy import REDDISH
 
 #: Only for the camera of these tests, and never to be seen.

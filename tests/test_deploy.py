@@ -37,13 +37,16 @@ from anomalib_i3ad.deploy import (
     command_line,
     convert,
     decoding,
+    folders,
     graph,
     pipeline,
     sources,
+    watch,
 )
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
+from anomalib_i3ad.deploy.frames import Frame, Frames
 from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
 from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.models.base import image_of
@@ -905,12 +908,12 @@ class TestSources:
         walk = os.walk
 
         def backwards(*of: object, **how: object) -> Iterator[tuple[str, list[str], list[str]]]:
-            for root, folders, files in walk(*of, **how):
-                folders.sort(reverse=True)
-                yield root, folders, sorted(files, reverse=True)
+            for root, below, files in walk(*of, **how):
+                below.sort(reverse=True)
+                yield root, below, sorted(files, reverse=True)
 
         monkeypatch.setattr(os, "walk", backwards)
-        found = [frame.name.removesuffix(".bmp") for frame in sources.folder_frames(tmp_path)]
+        found = [frame.name.removesuffix(".bmp") for frame in folders.folder_frames(tmp_path)]
         assert found == ["a", "b", "c", "d/a", "e/a", "e/b"]
 
     def test_a_folder_may_be_named_by_digits(self, exported: Path, folder: Path, tmp_path: Path) -> None:
@@ -921,8 +924,8 @@ class TestSources:
     def test_watch_waits_until_a_file_is_written(
         self, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sources, "SETTLED", 0.1)
-        monkeypatch.setattr(sources, "POLL", 0.02)
+        monkeypatch.setattr(watch, "SETTLED", 0.1)
+        monkeypatch.setattr(watch, "POLL", 0.02)
         watched, out, data = tmp_path / "watched", tmp_path / "out", encode(make_pixels())
         watched.mkdir()
         (watched / "before.png").write_bytes(data)
@@ -1041,7 +1044,7 @@ def test_a_pipe_is_not_waited_for(exported: Path, folder: Path, tmp_path: Path) 
     assert command_line.main(command(exported, folder, tmp_path / "out")) == 1
     (row,) = (row for row in rows_of(tmp_path / "out") if row["error"])
     assert (row["image"], row["error"]) == ("pipe.png", "not a file with content")
-    assert not sources._is_whole(folder / "pipe.png")
+    assert not watch._is_whole(folder / "pipe.png")
 
 
 def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Path, tmp_path: Path) -> None:
@@ -1049,7 +1052,7 @@ def test_a_folder_that_vanishes_and_a_disk_that_fills(exported: Path, folder: Pa
     out = tmp_path / "out"
     out.mkdir()
     (out / "anomalous").write_text("in the way")
-    taken = sources.folder_frames(folder)
+    taken = folders.folder_frames(folder)
     frames = iter([next(taken) for _ in range(10)])
     for number in range(0, 10, 2):
         (folder / f"{number:03}.png").unlink()
@@ -1084,11 +1087,11 @@ def test_whatever_is_wrong_with_an_image_becomes_its_row(
         "dark": lambda: REDDISH, "stained": lambda: stained, "large": too_large, "gray": lambda: gray,
         "white": lambda: white,
     }  # fmt: skip
-    frames = (sources.Frame(name, read) for name, read in images.items())
+    frames = (Frame(name, read) for name, read in images.items())
     results = Results(tmp_path / "results.csv")
     progress = pipeline.run(inspector, frames, results, tmp_path / "anomalous", threading.Event())
     monkeypatch.setattr(pipeline, "picture", lambda *_: too_large())
-    pipeline.run(inspector, iter([sources.Frame("its picture", lambda: white)]), results, tmp_path, threading.Event())
+    pipeline.run(inspector, iter([Frame("its picture", lambda: white)]), results, tmp_path, threading.Event())
     results.close()
     assert [(row["image"], row["label"], row["error"]) for row in rows_of(tmp_path)] == [
         ("dark", "", "inference failed: the model's result is not finite"),
@@ -1106,10 +1109,10 @@ def test_whatever_is_wrong_with_an_image_becomes_its_row(
 def test_nothing_is_begun_after_the_end_was_asked_for(tmp_path: Path) -> None:
     inspector, stop = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), threading.Event()
 
-    def frames() -> sources.Frames:
+    def frames() -> Frames:
         """One look at a folder of many files."""
         for number in range(50):
-            yield sources.Frame(str(number), lambda: REDDISH)
+            yield Frame(str(number), lambda: REDDISH)
             stop.set()
 
     results = Results(tmp_path / "results.csv")
@@ -1119,7 +1122,7 @@ def test_nothing_is_begun_after_the_end_was_asked_for(tmp_path: Path) -> None:
 
 def test_images_are_decoded_while_others_are_inspected(tmp_path: Path) -> None:
     inspector, asked = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), []
-    frames = (sources.Frame(str(number), lambda: REDDISH) for number in range(100) if asked.append(number) is None)
+    frames = (Frame(str(number), lambda: REDDISH) for number in range(100) if asked.append(number) is None)
     next(pipeline.outcomes(inspector, frames, decoders=4))
     assert len(asked) == 4 + inspector.parallel + 1
 
@@ -1127,10 +1130,10 @@ def test_images_are_decoded_while_others_are_inspected(tmp_path: Path) -> None:
 def test_an_image_is_done_before_another_is_waited_for(tmp_path: Path) -> None:
     inspector, asked = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), []
 
-    def frames() -> sources.Frames:
+    def frames() -> Frames:
         for number in range(3):
             asked.append(number)
-            yield sources.Frame(str(number), lambda: REDDISH)
+            yield Frame(str(number), lambda: REDDISH)
             yield None
 
     for done, _ in enumerate(pipeline.outcomes(inspector, frames(), decoders=4), start=1):
@@ -1189,8 +1192,14 @@ class TestConvert:
     def test_counts_labels_that_change(self) -> None:
         means = np.array([image.mean() / 255 for image in drawn_images(None)])
 
-        found = convert.difference(brightness(0, means.mean()), brightness(0.5, means.mean()))
-        assert found == (pytest.approx(0.5, abs=1e-5), (means < means.mean()).sum(), 4)
+        found = convert.compare(brightness(0, means.mean()), brightness(0.5, means.mean()))
+        half = pytest.approx(0.5, abs=1e-5)
+        assert found == (half, half, (means >= means.mean()).sum(), 4)
+
+    def test_tells_of_scores_that_are_no_numbers(self) -> None:
+        found = convert.compare(brightness(0, 0.5), brightness(np.nan, 0.5))
+        assert np.isnan(found.score)
+        assert np.isnan(found.anomaly_map)
 
     def test_a_smaller_size_is_compared_with_the_images_own(self, exported: Path, tmp_path: Path) -> None:
         small = tmp_path / "small.xml"
@@ -1201,9 +1210,9 @@ class TestConvert:
             max(abs(before.score - after.score), np.abs(before.anomaly_map - after.anomaly_map).max())
             for before, after in pairs
         )
-        found = convert.difference(graph.read_model(exported), graph.read_model(small))
-        assert found.largest == pytest.approx(moved, rel=1e-3)
-        assert found.largest > 1e-3
+        found = convert.compare(graph.read_model(exported), graph.read_model(small))
+        assert max(found.score, found.anomaly_map) == pytest.approx(moved, rel=1e-3)
+        assert moved > 1e-3
 
     def test_a_disk_that_fills_leaves_the_model_that_was_there(
         self, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -1287,7 +1296,7 @@ def test_ten_thousand_images_leave_memory_flat(exported: Path, folder: Path, tmp
     results = Results(tmp_path / "out" / "results.csv")
 
     def frames():
-        for number, frame in enumerate(sources.folder_frames(many)):
+        for number, frame in enumerate(folders.folder_frames(many)):
             if number % 100 == 0:
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 memory.append((number, pages * os.sysconf("SC_PAGE_SIZE")))

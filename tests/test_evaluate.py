@@ -21,11 +21,12 @@ from sklearn.metrics import f1_score, roc_auc_score
 from anomalib_i3ad import I3AD, MVTec, SsimAe, Textures
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.core import new_core
+from anomalib_i3ad.deploy.difference import Difference
 from anomalib_i3ad.deploy.engine import Inspection
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 from anomalib_i3ad.evaluation import evaluate, int8
 from anomalib_i3ad.evaluation.accuracy import Accuracy, measure_accuracy
-from anomalib_i3ad.evaluation.engines import Difference, differences, wide_images
+from anomalib_i3ad.evaluation.engines import differences, wide_images
 from anomalib_i3ad.evaluation.iterations import Iterations
 from anomalib_i3ad.evaluation.page import Page
 from anomalib_i3ad.evaluation.report import add_iterations

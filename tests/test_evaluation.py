@@ -28,7 +28,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize, Transform
 
 from anomalib_i3ad import I3AD, MVTec, Textures
-from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report
+from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report, table
 from anomalib_i3ad.evaluation.accuracy import Accuracy, _files_of, _mask_of, measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
 from anomalib_i3ad.evaluation.cost import Cost, measure_cost
@@ -428,7 +428,7 @@ class TestBenchmark:
     def test_rows_wait_until_they_can_be_written(
         self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     ) -> None:
-        write, attempts = benchmark.write_whole, iter(range(99))
+        write, attempts = table.write_whole, iter(range(99))
 
         def fails(path: Path, lines: list[bytes]) -> None:
             if next(attempts) in failing:
@@ -436,16 +436,16 @@ class TestBenchmark:
             write(path, lines)
 
         monkeypatch.setattr(benchmark, "run_job", lambda job, _folder: self.row(job))
-        monkeypatch.setattr(benchmark, "write_whole", fails)
+        monkeypatch.setattr(table, "write_whole", fails)
         failing = {1, 2, 5}
         assert benchmark.run(config, tmp_path / "out", Console()) == 0
-        rows = benchmark.read_rows(tmp_path / "out" / "results.csv")
+        rows = table.read_rows(tmp_path / "out" / "results.csv")
         assert rows["key"].tolist() == [key_of(job) for job in jobs_of(yaml.safe_load(config.read_text()))]
         assert "not written: " not in capsys.readouterr().out
         attempts, failing = iter(range(99)), {0, *range(3, 99)}
         assert benchmark.run(config, tmp_path / "other", Console(width=10_000)) == 1
         written, lost = rows[:3], rows[3:]
-        assert benchmark.read_rows(tmp_path / "other" / "results.csv").equals(written)
+        assert table.read_rows(tmp_path / "other" / "results.csv").equals(written)
         told = re.findall(r"results.csv: not written: (.*)", capsys.readouterr().out)
         assert [json.loads(row)["key"] for row in told] == lost["key"].tolist()
 
@@ -485,13 +485,13 @@ class TestBenchmark:
         done, lost, _never_run = jobs_of({"benchmark": config})
         for job in (done, lost):
             named = {"checkpoint": f"{key_of(job)}/v1/{checkpoint.name}", "milliseconds": 1e9, "megabytes": 0}
-            benchmark.add_rows(tmp_path / "results.csv", [{**self.row(job), **named}])
+            table.add_rows(tmp_path / "results.csv", [{**self.row(job), **named}])
         shutil.copytree(checkpoint.parent, tmp_path / key_of(done) / "v1")
         for job in (done, lost):  # an earlier start that was interrupted left one, which is not the row's
             (tmp_path / key_of(job) / "v0").mkdir(parents=True)
             (tmp_path / key_of(job) / "v0" / checkpoint.name).write_bytes(b"")
         assert benchmark.main(["--config", str(tmp_path / "one.yaml"), "--out", str(tmp_path), "--time-again"]) == 1
-        rows = benchmark.read_rows(tmp_path / "results.csv")
+        rows = table.read_rows(tmp_path / "results.csv")
         assert rows["key"].tolist() == [key_of(done), key_of(lost)]
         assert rows["milliseconds"].tolist() == [2.5, 1e9]
         assert rows["megabytes"].tolist() == [1.5, 0]
@@ -520,7 +520,7 @@ class TestBenchmark:
         printed = capsys.readouterr().out
         assert "13 rows, 7 of other arguments or versions" in printed
         assert "done before" not in printed
-        rows = benchmark.read_rows(results)
+        rows = table.read_rows(results)
         assert rows["version"].tolist() == ["", *["0.1"] * 12]
         assert set(rows["category"]) == {"01"}  # not the number 1
         assert rows["commit"][0] == "0000001"
@@ -551,7 +551,7 @@ class TestBenchmark:
         assert benchmark.run(config, tmp_path / "out", Console(width=200)) == 1
         printed = capsys.readouterr().out
         assert printed.count("failed: ") == printed.count("has no attribute 'Padin'") == 2
-        assert len(benchmark.read_rows(tmp_path / "out" / "results.csv")) == 4
+        assert len(table.read_rows(tmp_path / "out" / "results.csv")) == 4
 
     def test_a_model_without_maps_and_one_of_negative_maps_say_so(
         self,
@@ -580,7 +580,7 @@ class TestBenchmark:
         }
         (tmp_path / "two.yaml").write_text(yaml.safe_dump({"accelerator": ["cpu"], "benchmark": section}))
         assert benchmark.run(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
-        rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        rows = table.read_rows(tmp_path / "out" / "results.csv").set_index("model")
         assert "ckpt_path" not in caplog.text  # anomalib's warning that weights are not loaded
         assert rows.loc[["Ganomaly", "Fastflow"], "pixel_auroc"].isna().tolist() == [True, False]
         assert rows["image_auroc"].between(0, 1).all()
@@ -596,16 +596,14 @@ class TestBenchmark:
         time_job = benchmark.time_job
 
         def beside_another(*arguments: Any) -> Any:
-            benchmark.add_rows(
-                tmp_path / "out" / "results.csv", [{"key": f"another {len(seen)}", "model": f"{len(seen)}"}]
-            )
+            table.add_rows(tmp_path / "out" / "results.csv", [{"key": f"another {len(seen)}", "model": f"{len(seen)}"}])
             seen.append(0)
             return time_job(*arguments)
 
         seen: list[int] = []
         monkeypatch.setattr(benchmark, "time_job", beside_another)
         assert benchmark.time_again(tmp_path / "two.yaml", tmp_path / "out", Console(width=300)) == 0
-        rows = benchmark.read_rows(tmp_path / "out" / "results.csv").set_index("model")
+        rows = table.read_rows(tmp_path / "out" / "results.csv").set_index("model")
         assert rows.index.tolist() == ["Ganomaly", "Fastflow", "0", "1"]
         assert rows.loc[["Ganomaly", "Fastflow"], "milliseconds"].tolist() == [2.0, 3.0]
         assert rows.loc["Fastflow", "note"] == below
@@ -936,7 +934,7 @@ class TestReport:
         monkeypatch.setattr(
             report.plots, "accuracy_against_latency", lambda *given: shown.append(given) or plot(*given)
         )
-        benchmark = report.read_benchmark(tmp_path / "results.csv")
+        benchmark = table.read_benchmark(tmp_path / "results.csv")
         report.write_report(model, predictions, "PaDiM", benchmark, tmp_path / "page.html")
         text = (tmp_path / "page.html").read_text()
         assert "The iteration" not in text
@@ -981,11 +979,11 @@ class TestReport:
 
     def test_names_what_is_no_benchmark(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
-            report.read_benchmark(tmp_path / "absent.csv")
+            table.read_benchmark(tmp_path / "absent.csv")
         for content in ("", "model,milliseconds\nI3AD,3\n", "\x00\xff"):
             (tmp_path / "other.csv").write_text(content)
             with pytest.raises(ValueError, match=r"other\.csv: not the results.csv of a benchmark: .*image_auroc"):
-                report.read_benchmark(tmp_path / "other.csv")
+                table.read_benchmark(tmp_path / "other.csv")
 
     def test_names_what_is_not_there(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         named = ["--data.root", str(tmp_path), "--data.category", "x", "--ckpt_path", str(tmp_path / "no.ckpt")]

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,20 @@ from types import SimpleNamespace
 import pytest
 
 from anomalib_i3ad import I3AD
-from anomalib_i3ad.deploy import Inspector, command_line, decoding, pipeline, results, results_folder, sources
+from anomalib_i3ad.deploy import (
+    Inspector,
+    command_line,
+    decoding,
+    folders,
+    pipeline,
+    results,
+    results_folder,
+    sources,
+    watch,
+)
 from anomalib_i3ad.deploy.decoding import ImageError
+from anomalib_i3ad.deploy.files import write_whole
+from anomalib_i3ad.deploy.frames import Frame, Frames
 from anomalib_i3ad.deploy.results import FIELDS, Results
 from anomalib_i3ad.deploy.results_folder import ClaimError, claimed
 from test_deploy import command, encode, make_pixels, rows_of
@@ -192,7 +204,7 @@ class TestOwnPictures:
         (source / "sub").mkdir()
         for name in ("run.json", "a.bmp"):
             (source / "sub" / name).write_bytes(content(0))
-        assert [frame.name for frame in sources.folder_frames(source) if "sub" in frame.name] == ["sub/a.bmp"]
+        assert [frame.name for frame in folders.folder_frames(source) if "sub" in frame.name] == ["sub/a.bmp"]
 
     def test_are_no_source(self, exported: Path, source: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
         (tmp_path / "out" / "anomalous" / "sub").mkdir(parents=True)
@@ -203,11 +215,11 @@ class TestOwnPictures:
 class TestWatch:
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sources, "SETTLED", -1.0)
-        monkeypatch.setattr(sources, "POLL", 0.0)
+        monkeypatch.setattr(watch, "SETTLED", -1.0)
+        monkeypatch.setattr(watch, "POLL", 0.0)
 
     def test_sees_what_is_overwritten_and_not_its_own_pictures(self, source: Path, tmp_path: Path) -> None:
-        known, passed = {f"{seed}.bmp": sources.stamp_of(source / f"{seed}.bmp") for seed in range(4)}, Counter()
+        known, passed = {f"{seed}.bmp": folders.stamp_of(source / f"{seed}.bmp") for seed in range(4)}, Counter()
         frames = sources.frames_of(
             str(source), known, threading.Event(), watch=True, pictures=source / "anomalous", passed=passed
         )
@@ -224,13 +236,13 @@ class TestWatch:
         (source / "4.bmp").write_bytes(content(6))
         assert look() == ["2.bmp", "4.bmp"]
         assert look() == []
-        assert passed == {sources.BEFORE: 3, "folder of results": 1}
+        assert passed == {folders.BEFORE: 3, "folder of results": 1}
 
     def test_tells_once_that_its_folder_is_lost_and_once_that_it_is_back(
         self, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         passed: Counter[str] = Counter()
-        frames = sources.watched_frames(source, {}, threading.Event(), None, passed)
+        frames = watch.watched_frames(source, {}, threading.Event(), None, passed)
         assert len(list(iter(partial(next, frames), None))) == 5
         assert not passed  # not even none of a kind
         source.rename(tmp_path / "away")
@@ -243,7 +255,7 @@ class TestWatch:
         ]
 
     def test_forgets_files_that_are_gone_unless_all_are(self, source: Path, tmp_path: Path) -> None:
-        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        frames = watch.watched_frames(source, {}, threading.Event(), None, Counter())
         away = tmp_path / "away"
         away.mkdir()
 
@@ -269,9 +281,9 @@ class TestWatch:
 
     def test_takes_a_file_that_stayed_as_it_is_for_a_while(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = [0.0]
-        monkeypatch.setattr(sources, "SETTLED", 1.0)
-        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        monkeypatch.setattr(watch, "SETTLED", 1.0)
+        monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        frames = watch.watched_frames(source, {}, threading.Event(), None, Counter())
 
         def look(now: float) -> list[str]:
             clock[0] = now
@@ -284,7 +296,7 @@ class TestWatch:
         assert look(2.2) == ["4.bmp"]
 
     def test_rests_for_longer_than_it_looks(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock, below, rests = [0.0], sources._images_below, []
+        clock, below, rests = [0.0], folders.images_below, []
 
         def pass_by(seconds: float) -> bool:
             clock[0] += seconds
@@ -294,33 +306,33 @@ class TestWatch:
             is_set = staticmethod(lambda: False)
             wait = staticmethod(rests.append)
 
-        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-        monkeypatch.setattr(sources, "_is_whole", lambda _: pass_by(100))
-        monkeypatch.setattr(sources, "_images_below", lambda *of: (path for path in below(*of) if pass_by(0.5)))
-        frames = sources.watched_frames(source, {}, Stop(), None, Counter())
+        monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(watch, "_is_whole", lambda _: pass_by(100))
+        monkeypatch.setattr(watch, "images_below", lambda *of: (path for path in below(*of) if pass_by(0.5)))
+        frames = watch.watched_frames(source, {}, Stop(), None, Counter())
         for _ in range(2):
             while next(frames) is not None:
                 pass_by(1000)
         next(frames)
-        assert rests == [sources.RESTS * 5 * 0.5] * 2
+        assert rests == [watch.RESTS * 5 * 0.5] * 2
 
     def test_a_file_that_stays_locked_is_inspected_in_the_end(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sources, "_is_whole", lambda path: Path(path).name != "2.bmp")
-        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        monkeypatch.setattr(watch, "_is_whole", lambda path: Path(path).name != "2.bmp")
+        frames = watch.watched_frames(source, {}, threading.Event(), None, Counter())
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["0.bmp", "1.bmp", "3.bmp", "4.bmp"]
-        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        monkeypatch.setattr(watch, "GIVEN_UP", -1.0)
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["2.bmp"]
 
     def test_a_file_that_is_always_overwritten_is_inspected_once_in_a_while(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         clock, whole = [0.0], [True]
-        monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-        monkeypatch.setattr(sources, "SETTLED", 1.0)
-        monkeypatch.setattr(sources, "_is_whole", lambda _: whole[0])
-        frames, taken = sources.watched_frames(source, {}, threading.Event(), None, Counter()), []
+        monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(watch, "SETTLED", 1.0)
+        monkeypatch.setattr(watch, "_is_whole", lambda _: whole[0])
+        frames, taken = watch.watched_frames(source, {}, threading.Event(), None, Counter()), []
         for look in range(100):
             clock[0], whole[0] = look / 2, look % 3 == 0
             os.utime(source / "2.bmp", ns=(look, look))
@@ -333,9 +345,9 @@ class TestWatch:
     ) -> None:
         (source / "9.bmp").symlink_to(tmp_path / "9.bmp")
         (source / "8.bmp").symlink_to("8.bmp")
-        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        frames = watch.watched_frames(source, {}, threading.Event(), None, Counter())
         assert [frame.name for frame in iter(partial(next, frames), None)] == [f"{seed}.bmp" for seed in range(5)]
-        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        monkeypatch.setattr(watch, "GIVEN_UP", -1.0)
         to_itself, away = iter(partial(next, frames), None)
         assert (to_itself.name, away.name) == ("8.bmp", "9.bmp")
         for frame in (to_itself, away):
@@ -349,7 +361,7 @@ class TestWatch:
     def test_what_nobody_can_look_at_any_more_keeps_its_row(
         self, source: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        stamp_of = sources.stamp_of
+        stamp_of = folders.stamp_of
 
         def refused(path: str) -> results.Stamp:
             if Path(path).name == "2.bmp":
@@ -358,11 +370,11 @@ class TestWatch:
 
         done = {f"{seed}.bmp": stamp_of(source / f"{seed}.bmp") for seed in range(3)}
         passed: Counter[str] = Counter()
-        frames = sources.watched_frames(source, done, threading.Event(), None, passed)
-        monkeypatch.setattr(sources, "stamp_of", refused)
-        monkeypatch.setattr(sources, "GIVEN_UP", -1.0)
+        frames = watch.watched_frames(source, done, threading.Event(), None, passed)
+        monkeypatch.setattr(watch, "stamp_of", refused)
+        monkeypatch.setattr(watch, "GIVEN_UP", -1.0)
         assert [frame.name for frame in iter(partial(next, frames), None)] == ["3.bmp", "4.bmp"]
-        assert passed == {sources.BEFORE: 3}
+        assert passed == {folders.BEFORE: 3}
 
     def test_links_that_nobody_can_look_at_end_nothing(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (source / "sub").mkdir()
@@ -373,29 +385,29 @@ class TestWatch:
             return Dead().fileno() if Path(path).name == "sub" else lstat(path)
 
         monkeypatch.setattr(os, "lstat", away)
-        frames = sources.watched_frames(source, {}, threading.Event(), None, Counter())
+        frames = watch.watched_frames(source, {}, threading.Event(), None, Counter())
         assert len(list(iter(partial(next, frames), None))) == 6
 
     def test_a_file_that_cannot_be_read_is_not_whole(self, source: Path) -> None:
-        assert sources._is_whole(source / "0.bmp")
+        assert watch._is_whole(source / "0.bmp")
         (source / "1.bmp").write_bytes(content(1)[:-1])
-        assert not sources._is_whole(source / "1.bmp")
-        assert not sources._is_whole(source / "gone.bmp")
+        assert not watch._is_whole(source / "1.bmp")
+        assert not watch._is_whole(source / "gone.bmp")
 
 
 def test_what_was_inspected_before_keeps_its_row_where_it_is_moved_away(source: Path, tmp_path: Path) -> None:
-    done = {path.name: sources.stamp_of(path) for path in source.iterdir() if path.name != "0.bmp"}
+    done = {path.name: folders.stamp_of(path) for path in source.iterdir() if path.name != "0.bmp"}
     passed: Counter[str] = Counter()
     frames = sources.frames_of(str(source), done, threading.Event(), watch=False, passed=passed)
     assert next(frames).name == "0.bmp"  # the folder has been listed
     (source / "3.bmp").rename(tmp_path / "3.bmp")
     assert list(frames) == []
-    assert passed[sources.BEFORE] == 4
+    assert passed[folders.BEFORE] == 4
 
 
 def test_a_look_ends_where_the_end_is_asked_for(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = {path.name: sources.stamp_of(path) for path in source.iterdir()}
-    stop, seen, stamp_of = threading.Event(), [], sources.stamp_of
+    done = {path.name: folders.stamp_of(path) for path in source.iterdir()}
+    stop, seen, stamp_of = threading.Event(), [], folders.stamp_of
 
     def looked_at(path: str) -> results.Stamp:
         seen.append(Path(path).name)
@@ -403,17 +415,17 @@ def test_a_look_ends_where_the_end_is_asked_for(source: Path, monkeypatch: pytes
             stop.set()
         return stamp_of(path)
 
-    monkeypatch.setattr(sources, "stamp_of", looked_at)
-    assert list(sources.watched_frames(source, done, stop, None, Counter())) == []
+    monkeypatch.setattr(watch, "stamp_of", looked_at)
+    assert list(watch.watched_frames(source, done, stop, None, Counter())) == []
     assert seen == ["0.bmp", "1.bmp", "2.bmp"]
 
 
 def test_what_was_inspected_before_is_passed_over_until_the_end_is_asked_for(source: Path) -> None:
-    done = {path.name: sources.stamp_of(path) for path in source.iterdir()}
+    done = {path.name: folders.stamp_of(path) for path in source.iterdir()}
     stop, read = threading.Event(), []
 
-    def frames() -> sources.Frames:
-        for frame in sources.folder_frames(source):
+    def frames() -> Frames:
+        for frame in folders.folder_frames(source):
             read.append(frame.name)
             if len(read) == 3:
                 stop.set()
@@ -421,7 +433,7 @@ def test_what_was_inspected_before_is_passed_over_until_the_end_is_asked_for(sou
 
     passed: Counter[str] = Counter()
     assert list(sources._not_done(frames(), done, passed, stop)) == []
-    assert (len(read), passed[sources.BEFORE]) == (3, 2)
+    assert (len(read), passed[folders.BEFORE]) == (3, 2)
 
 
 class TestNoImage:
@@ -462,8 +474,8 @@ class TestNoImage:
 
 
 def test_images_under_way_get_their_rows_where_the_source_fails(exported: Path, source: Path, tmp_path: Path) -> None:
-    def frames() -> sources.Frames:
-        yield from sources.folder_frames(source)
+    def frames() -> Frames:
+        yield from folders.folder_frames(source)
         msg = "no memory for the next"
         raise MemoryError(msg)
 
@@ -478,7 +490,7 @@ def test_a_file_that_is_too_large_is_an_error_of_its_own(source: Path, size: int
         file.truncate(size)
     with pytest.raises(ImageError, match=f"{size} bytes; at most {decoding.MOST_BYTES} are read, cut it into parts"):
         decoding.read_image(source / "2.bmp")
-    assert not sources._is_whole(str(source / "2.bmp"))
+    assert not watch._is_whole(str(source / "2.bmp"))
 
 
 def test_a_file_that_memory_is_too_small_for_is_an_error_of_its_own(
@@ -519,7 +531,7 @@ class TestPassedOver:
 
     def test_a_folder_that_vanished_is_told(self, tmp_path: Path) -> None:
         passed: Counter[str] = Counter()
-        assert not list(sources.folder_frames(tmp_path / "gone", None, passed))
+        assert not list(folders.folder_frames(tmp_path / "gone", None, passed))
         assert passed == {"folder that cannot be read": 1}
 
     def test_a_folder_that_cannot_be_read_is_told(
@@ -652,7 +664,7 @@ def test_no_picture_goes_where_the_disk_of_its_folder_is_away(
 
     def inspect(file: Results) -> str:
         path = next(names)
-        frame = sources.Frame(path.name, partial(sources.read_image, path), sources.stamp_of(path))
+        frame = Frame(path.name, partial(decoding.read_image, path), folders.stamp_of(path))
         outcome = pipeline.Outcome(frame, frame.read(), inspector.inspect(frame.read()))
         return pipeline._write(outcome, file, out / "anomalous", inspector)
 
@@ -674,10 +686,10 @@ def test_no_picture_goes_where_the_disk_of_its_folder_is_away(
 def test_a_picture_is_written_where_a_share_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
     with closing(Results(tmp_path / "results.csv", lambda: held.append(1))) as file, monkeypatch.context() as patch:
-        file.hold()
+        file.prepare()
         assert held == []
         patch.setattr(file, "_file", Dead())
-        file.hold()
+        file.prepare()
         assert held == [1]
 
 
@@ -792,6 +804,27 @@ def test_json_lines_hold_numbers(exported: Path, source: Path, tmp_path: Path) -
         assert kinds == {"score": float, "threshold": float, "iterations": int, "milliseconds": float, "size": int}
         assert row["mtime_ns"] == (source / name).stat().st_mtime_ns
         assert row["error"] is None
+
+
+class TestWriteWhole:
+    def test_takes_any_name_that_the_disk_takes(self, tmp_path: Path) -> None:
+        path = tmp_path / ("n" * 251 + ".csv")
+        for content in ([b"a", b"b"], [b"c"]):
+            write_whole(path, content)
+            assert path.read_bytes() == b"".join(content)
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_cannot_be_written_leaves_what_was_there(self, tmp_path: Path) -> None:
+        def lines() -> Iterator[bytes]:
+            yield b"new"
+            raise OSError(28, "No space left on device")
+
+        path = tmp_path / "results.csv"
+        path.write_bytes(b"old")
+        with pytest.raises(OSError, match=r"No space left on device: '.*results\.csv'"):
+            write_whole(path, lines())
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
 
 
 class TestResults:

@@ -19,10 +19,10 @@ import openvino as ov
 
 from anomalib_i3ad.deploy import Inspector
 from anomalib_i3ad.deploy.core import new_core
+from anomalib_i3ad.deploy.folders import folder_frames
 from anomalib_i3ad.deploy.graph import FP32, one_at_a_time, read_model, with_image_input
 from anomalib_i3ad.deploy.pipeline import run
 from anomalib_i3ad.deploy.results import Results
-from anomalib_i3ad.deploy.sources import folder_frames
 from anomalib_i3ad.evaluation.cost import shortest
 
 REPEATS, BATCH = 3, 8

@@ -27,6 +27,7 @@ from unittest.mock import patch
 
 import numpy as np
 import openvino as ov
+import psutil
 import torch
 import yaml
 from anomalib.models import AnomalibModule, Draem, EfficientAd, Padim, Patchcore, Stfpm
@@ -154,7 +155,8 @@ def to_onnx(model: AnomalibModule, image: torch.Tensor, folder: str) -> Path:
 
 def resident() -> int:
     """Memory of this process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def throughput(run: Callable[[], Any], workers: int) -> float:
@@ -222,7 +224,8 @@ class Measured:
                 self.runs[engine]()
                 self.memory[engine] = resident() - before
             except Exception as error:  # noqa: BLE001  # told in the table's place
-                self.failed[engine] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+                said = str(error).strip() or "no message"
+                self.failed[engine] = f"{type(error).__name__}: {said.splitlines()[0][:100]}"
 
     def _prepare(self, engine: str, onnx: Path, graph: ov.Model) -> None:
         image = self.x.numpy()

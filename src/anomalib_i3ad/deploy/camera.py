@@ -57,6 +57,7 @@ class Camera:
         self._where: list[Any] = [address, cv2.CAP_FFMPEG if isinstance(address, str) else cv2.CAP_ANY]
         self._stop = stop
         self._newest: Queue[Shot] = Queue(1)
+        self._fails = False
         self._capture = cv2.VideoCapture(*self._where)
         if not self._capture.isOpened():
             none, refused = "nothing answers at its address", "it refuses user, password or path"
@@ -65,32 +66,36 @@ class Camera:
             msg = f"camera {self.name} cannot be opened: {none}, or {refused}"
             raise ConnectionError(msg)
 
-    def _read(self) -> np.ndarray | str:
-        """An image, or why there is none."""
+    def _read(self) -> np.ndarray | None:
+        """An image, or none; where that changes it is told, once, not all night."""
+        why = ""
         try:
             there, image = self._capture.read()
         except Exception as error:  # noqa: BLE001  # no image must end the thread that others wait for
-            return f" ({error})"
-        return image if there else ""
+            there, why = False, f" ({error})"
+        if there and self._fails:
+            logger.warning("camera %s gives images again", self.name)
+        if not (there or self._fails):
+            logger.warning("camera %s gives no image%s; trying again every %.0f s", self.name, why, RECONNECT)
+        self._fails = not there
+        return image if there else None
+
+    def _keep(self, image: np.ndarray) -> None:
+        """Let an image take the place of the one that nobody was free for."""
+        taken, dropped = datetime.now(timezone.utc), 0
+        with suppress(Empty):
+            dropped = self._newest.get_nowait().dropped + 1
+        self._newest.put(Shot(image, taken, dropped))
 
     def _read_ahead(self) -> None:
-        fails = False
         while not self._stop.is_set():
             image = self._read()
-            failed, fails = fails, isinstance(image, str)
-            if not isinstance(image, str):
-                if failed:
-                    logger.warning("camera %s gives images again", self.name)
-                taken, dropped = datetime.now(timezone.utc), 0
-                with suppress(Empty):
-                    dropped = self._newest.get_nowait().dropped + 1
-                self._newest.put(Shot(image, taken, dropped))
-            else:
-                if not failed:  # once, not all night
-                    logger.warning("camera %s gives no image%s; trying again every %.0f s", self.name, image, RECONNECT)
-                self._capture.release()
-                if not self._stop.wait(RECONNECT):
-                    self._capture.open(*self._where)
+            if image is not None:
+                self._keep(image)
+                continue
+            self._capture.release()
+            if not self._stop.wait(RECONNECT):
+                self._capture.open(*self._where)
         self._capture.release()
 
     def _next(self) -> Shot | None:

@@ -7,20 +7,21 @@ import os
 import signal
 import traceback
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain
 from pathlib import Path
 from threading import Event
 
 from .decoding import SUFFIXES
 from .engine import Inspector
+from .folders import UNREADABLE
 from .graph import ModelError, files_of
 from .pipeline import run
 from .progress import Progress, Telling, say
 from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
-from .sources import UNREADABLE, SourceError, frames_of, identity_of, is_camera
+from .sources import SourceError, frames_of, identity_of, is_camera
 
 #: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
@@ -95,10 +96,61 @@ def fill_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def none_in(source: str) -> int:
-    """Say that a source holds no image; returns the exit code."""
-    say(f"anomalib-i3ad inspect: {source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
+def none_in(source: str, stop: Event) -> int:
+    """Say that a source holds no image, unless it was not looked through; returns the exit code."""
+    if not stop.is_set():
+        say(f"anomalib-i3ad inspect: {source}: holds no image; needed are {', '.join(sorted(SUFFIXES))}")
     return SOME_FAILED
+
+
+@contextmanager
+def stopped_by_signals(stop: Event) -> Iterator[list[int]]:
+    """Signals that ask the run to end, as they come; the first sets ``stop``, the second ends the process."""
+    signals = list[int]()
+
+    def end(number: int, _: object) -> None:
+        if signals:
+            os._exit(128 + number)
+        signals.append(number)
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def inspect(chosen: argparse.Namespace, stop: Event) -> int:
+    """Inspect what was chosen until ``stop``; returns the exit code."""
+    inspector, digest = loaded(chosen)
+    belongs = {
+        "model_sha256": digest,
+        "threshold": inspector.image_threshold,
+        "pixel_threshold": inspector.pixel_threshold,
+        "source": identity_of(chosen.source),
+        "format": chosen.format,
+    }
+    pictures, passed, done = chosen.out / PICTURES, Counter[str](), dict[str, Stamp]()
+    # before --again removes anything; what is done they look up as they come
+    frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
+    if chosen.again and not chosen.watch and not is_camera(chosen.source):
+        first = next(frames, None)
+        if first is None:  # or an empty folder, the place of a disk that is away, would cost the results
+            Progress().close(passed)
+            return none_in(chosen.source, stop)
+        frames = chain([first], frames)
+    with (
+        claimed(chosen.out, belongs, again=chosen.again) as renew,
+        closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
+    ):
+        done.update(results.done)
+        progress = run(inspector, frames, results, pictures, stop)
+        progress.close(passed)
+    if not (chosen.watch or progress.images or done):
+        return none_in(chosen.source, stop)
+    return SOME_FAILED if progress.failed or passed[UNREADABLE] else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,54 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    chosen = make_parser().parse_args(arguments)
+    chosen, stop = make_parser().parse_args(arguments), Event()
     fill_standard_files()
     logging.basicConfig(format="%(message)s", handlers=[Telling()])
-    stop, signals = Event(), list[int]()
-
-    def end(number: int, _: object) -> None:
-        if signals:  # asked twice
-            os._exit(128 + number)
-        signals.append(number)
-        stop.set()
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        inspector, digest = loaded(chosen)
-        belongs = {
-            "model_sha256": digest,
-            "threshold": inspector.image_threshold,
-            "pixel_threshold": inspector.pixel_threshold,
-            "source": identity_of(chosen.source),
-            "format": chosen.format,
-        }
-        pictures, passed, done = chosen.out / PICTURES, Counter[str](), dict[str, Stamp]()
-        # before --again removes anything; what is done they look up as they come
-        frames = frames_of(chosen.source, done, stop, watch=chosen.watch, pictures=pictures, passed=passed)
-        if chosen.again and not chosen.watch and not is_camera(chosen.source):
-            first = next(frames, None)
-            if first is None:  # or an empty folder, the place of a disk that is away, would cost the results
-                Progress().close(passed)
-                return 128 + signals[0] if signals else none_in(chosen.source)
-            frames = chain([first], frames)
-        with (
-            claimed(chosen.out, belongs, again=chosen.again) as renew,
-            closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
-        ):
-            done.update(results.done)
-            progress = run(inspector, frames, results, pictures, stop)
-            progress.close(passed)
-    except (ModelError, SourceError, ClaimError, ValueError, OSError) as error:
-        say(f"anomalib-i3ad inspect: {error}")
-        return 128 + signals[0] if signals else CANNOT
-    except Exception:  # noqa: BLE001  # its exit code would be that of a run with broken images
-        say(f"anomalib-i3ad inspect: {traceback.format_exc()}")
-        return 128 + signals[0] if signals else CANNOT
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if signals:
-        return 128 + signals[0]
-    if not (chosen.watch or progress.images or done):
-        return none_in(chosen.source)
-    return SOME_FAILED if progress.failed or passed[UNREADABLE] else 0
+    with stopped_by_signals(stop) as signals:
+        try:
+            code = inspect(chosen, stop)
+        except Exception as error:  # noqa: BLE001  # its exit code would be that of a run with broken images
+            foreseen = isinstance(error, ModelError | SourceError | ClaimError | ValueError | OSError)
+            say(f"anomalib-i3ad inspect: {error if foreseen else traceback.format_exc()}")
+            code = CANNOT
+    return 128 + signals[0] if signals else code

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
 from .core import new_core
+from .difference import Difference, difference, largest
 from .drawn_images import drawn_images
 from .engine import fitted
 from .graph import (
@@ -47,15 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Difference(NamedTuple):
-    """How far one form of a model is from another: the most by which a score or a map value moves, labels that do."""
-
-    largest: float
-    labels: int
-    images: int
-
-
-def difference(before: ov.Model, after: ov.Model) -> Difference:
+def compare(before: ov.Model, after: ov.Model) -> Difference:
     """Compare two forms of a model on drawn images, which each gets in the size that it takes, as from the runtime.
 
     Args:
@@ -63,12 +56,7 @@ def difference(before: ov.Model, after: ov.Model) -> Difference:
         after: Another form of it.
     """
     images = drawn_images(fixed_size(before))
-    largest, labels = 0.0, 0
-    for old, new in zip(_results(before, images), _results(after, images), strict=True):
-        moves = (float(np.abs(old[name] - new[name]).max()) for name in ("pred_score", "anomaly_map"))
-        largest = max(largest, *moves)
-        labels += int(old["pred_label"].item() != new["pred_label"].item())
-    return Difference(largest, labels, len(images))
+    return largest(map(difference, _results(before, images), _results(after, images)))
 
 
 def _results(model: ov.Model, images: list[np.ndarray]) -> Iterator[Any]:
@@ -115,14 +103,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             image_input=chosen.image_input,
             half=chosen.fp16,
         )
-        found = difference(read_model(chosen.model), model)
+        found = compare(read_model(chosen.model), model)
         save_model(model, out)
     except (ModelError, ValueError, OSError, RuntimeError) as error:
         say(f"anomalib-i3ad convert: {reason_of(error)}")
         return 2
     say(
-        f"{out}: score and map differ from {chosen.model} by at most {found.largest:.1e}, "
-        f"and {found.labels} labels, on {found.images} drawn images",
+        f"{out}: score and map differ from {chosen.model} by at most {np.max([found.score, found.anomaly_map]):.1e}, "
+        f"and {found.images - found.equal_labels} labels, on {found.images} drawn images",
         to="stdout",
     )
     return 0

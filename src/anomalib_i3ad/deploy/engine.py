@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import time
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -63,7 +62,6 @@ class Ticket(NamedTuple):
 
     request: list[ov.InferRequest]
     image: np.ndarray
-    started: float
 
 
 def usable_cache(folder: str | Path | None) -> dict[str, str]:
@@ -209,7 +207,7 @@ class Inspector:
             self._free.append(request)
             msg = f"inference cannot start: {reason_of(error)}"
             raise ImageError(msg) from error
-        return Ticket([request], image, time.perf_counter())
+        return Ticket([request], image)
 
     def finish(self, ticket: Ticket) -> Inspection:
         """Wait for an image's result.

@@ -1,13 +1,12 @@
 """The picture a person looks at to see why a part is anomalous."""
 
-import os
-from hashlib import sha256
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from .engine import Inspection
+from .files import replacing
 
 #: Largest height and width in pixels of a picture's panels.
 HEIGHT, WIDTH = 512, 1024
@@ -118,14 +117,9 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
         pixels: BGR bytes.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written; the message names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".jpg", pixels)
-    part = path.with_name(f"{sha256(os.fsencode(path.name)).hexdigest()[:16]}.part")  # its name may have no room left
-    try:
+    with replacing(path) as part:
         part.write_bytes(data.tobytes())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

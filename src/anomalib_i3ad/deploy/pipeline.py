@@ -15,10 +15,10 @@ import numpy as np
 
 from .decoding import ImageError
 from .engine import Inspection, Inspector, Ticket
+from .frames import Frame, Frames
 from .overlay import picture, write_picture
 from .progress import Progress
 from .results import FIELDS, Results
-from .sources import Frame, Frames
 
 #: Threads that decode, each of which may hold a large image.
 MOST_DECODERS = 4
@@ -39,19 +39,10 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
 
 
-def _read(frame: Frame) -> np.ndarray | str:
+def _start(inspector: Inspector, decoded: Future[np.ndarray]) -> Ticket | str:
     try:
-        return frame.read()
-    except Exception as error:  # noqa: BLE001  # one image must not stop the line
-        return _reason(error)
-
-
-def _start(inspector: Inspector, image: np.ndarray | str) -> Ticket | str:
-    if isinstance(image, str):
-        return image
-    try:
-        return inspector.start(image)
-    except Exception as error:  # noqa: BLE001  # nor one that is too large for what memory is left
+        return inspector.start(decoded.result())
+    except Exception as error:  # noqa: BLE001  # one image must not stop the line, nor one too large for what memory is left
         return _reason(error)
 
 
@@ -72,7 +63,7 @@ def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Ou
         frames: Images, and ``None`` whenever nothing more is to be waited for.
         decoders: Threads that decode.
     """
-    decoding: deque[tuple[Frame, Future[np.ndarray | str]]] = deque()
+    decoding: deque[tuple[Frame, Future[np.ndarray]]] = deque()
     running: deque[tuple[Frame, Ticket | str]] = deque()
 
     def advance(ahead: int, under_way: int) -> Iterator[Outcome]:
@@ -81,7 +72,7 @@ def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Ou
             while len(running) >= inspector.parallel:
                 yield _finish(inspector, *running.popleft())
             frame, future = decoding.popleft()
-            running.append((frame, _start(inspector, future.result())))
+            running.append((frame, _start(inspector, future)))
         while len(running) > under_way:
             yield _finish(inspector, *running.popleft())
 
@@ -91,7 +82,7 @@ def outcomes(inspector: Inspector, frames: Frames, decoders: int) -> Iterator[Ou
                 if frame is None:
                     yield from advance(0, 0)
                 else:
-                    decoding.append((frame, pool.submit(_read, frame)))
+                    decoding.append((frame, pool.submit(frame.read)))
                     yield from advance(decoders, inspector.parallel)
         except Exception:  # of the source: images under way get their rows nevertheless
             yield from advance(0, 0)
@@ -109,28 +100,36 @@ def _picture_of(frame: Frame) -> str:
     return f"{folder}{slash}{file}.jpg"
 
 
+def _draw(outcome: Outcome, path: Path, results: Results, inspector: Inspector) -> str:
+    """Write the picture of an anomalous image; why that could not be, if it could not."""
+    frame, image, result, _ = outcome
+    try:
+        results.prepare()  # or the picture would lie under the mount point of a disk that is away
+        if image is not None and result is not None:
+            write_picture(
+                path, picture(image, result, frame.name, inspector.image_threshold, inspector.pixel_threshold)
+            )
+    except Exception as error:  # noqa: BLE001
+        return f"picture not written: {getattr(error, 'strerror', None) or error}"
+    return ""
+
+
 def _write(outcome: Outcome, results: Results, pictures: Path, inspector: Inspector) -> str:
-    """Write a result's picture, where there is to be one, and then its row; the error of the first, if any."""
-    frame, image, result, error = outcome
+    """Write a result's picture, where there is to be one, and then its row; returns the row's error."""
+    frame, _, result, error = outcome
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     row: dict[str, Any] = {**dict.fromkeys(FIELDS), "image": frame.name, "time": now}
     path = pictures / _picture_of(frame)
-    if not (result and result.label):
+    if result and result.label:
+        error = _draw(outcome, path, results, inspector)
+        row["picture"] = None if error else path.relative_to(pictures.parent).as_posix()
+    else:
         with suppress(OSError):  # what an earlier content of the file looked like
             path.unlink()
-    if result is not None and image is not None:
+    if result:
         row["label"] = "anomalous" if result.label else "normal"
         row["score"], row["threshold"] = round(result.score, 6), inspector.image_threshold
         row["iterations"], row["milliseconds"] = result.iterations, round(result.milliseconds, 2)
-        if result.label:
-            try:
-                results.hold()  # or the picture would lie under the mount point of a disk that is away
-                write_picture(
-                    path, picture(image, result, frame.name, inspector.image_threshold, inspector.pixel_threshold)
-                )
-                row["picture"] = path.relative_to(pictures.parent).as_posix()
-            except Exception as fault:  # noqa: BLE001
-                error = f"picture not written: {getattr(fault, 'strerror', None) or fault}"
     row["error"] = error or None
     if frame.stamp:
         row["size"], row["mtime_ns"] = frame.stamp
@@ -161,20 +160,17 @@ def run(inspector: Inspector, frames: Frames, results: Results, pictures: Path, 
             yield frame
 
     progress, decoders = Progress(), min(MOST_DECODERS, os.cpu_count() or 1)
-    writing: deque[tuple[Outcome, Future[str]]] = deque()
+    writing: deque[tuple[str, Future[str]]] = deque()
 
     def written() -> None:
-        outcome, future = writing.popleft()
-        error = future.result()
-        if outcome.result is not None and error:
-            progress.fail(f"{outcome.frame.name}: {error}")
+        name, future = writing.popleft()
+        if error := future.result():
+            progress.fail(f"{name}: {error}")
 
     with ThreadPoolExecutor(1) as writer:
         for outcome in outcomes(inspector, until_stop(), decoders):
-            if outcome.result is None:
-                progress.fail(f"{outcome.frame.name}: {outcome.error}")
             progress.add(outcome.result, outcome.frame.dropped)
-            writing.append((outcome, writer.submit(_write, outcome, results, pictures, inspector)))
+            writing.append((outcome.frame.name, writer.submit(_write, outcome, results, pictures, inspector)))
             while writing and (len(writing) > 2 * inspector.parallel or writing[0][1].done()):
                 written()
         while writing:

@@ -6,10 +6,12 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from .files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -111,24 +113,6 @@ def rows_in(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         raise ValueError(msg)
 
 
-def write_whole(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file whole or not at all, in the place of the one that is there.
-
-    Raises:
-        OSError: If it cannot be written; the message names it.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 class Results:
     """A file of results to which rows are added, each whole or not at all.
 
@@ -194,7 +178,7 @@ class Results:
         except FileNotFoundError:
             return False
 
-    def hold(self) -> None:
+    def prepare(self) -> None:
         """Prepare the folder for what else is written there.
 
         Raises:

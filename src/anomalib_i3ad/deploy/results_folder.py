@@ -13,7 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from .results import rows_in, write_whole
+from .files import write_whole
+from .results import rows_in
 
 if sys.platform == "win32":
     import msvcrt

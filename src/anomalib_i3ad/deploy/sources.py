@@ -4,207 +4,31 @@ import logging
 import os
 import re
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
-import numpy as np
 
 from .camera import Camera, name_of
-from .decoding import SUFFIXES, ImageError, fault, read_file, read_image
+from .decoding import SUFFIXES
+from .folders import BEFORE, file_frame, folder_frames, real, stamp_of, why_unseen
+from .frames import Frame, Frames
 from .results import Stamp
-from .results_folder import is_folder_of_results
+from .watch import watched_frames
 
 logger = logging.getLogger(__name__)
 
-#: Least seconds between looks into a watched folder; seconds for which a file must be unchanged, and after which a
-#: part of one is taken as it is.
-POLL, SETTLED, GIVEN_UP = 0.2, 1.0, 30.0
-#: A look at many files is rested from for so many times as long as it took.
-RESTS = 4
 #: Most digits of a camera's number.
 DIGITS = 4
-#: How images are counted that were passed over because nothing about them changed, and folders nobody could look into.
-BEFORE, UNREADABLE = "inspected before", "folder that cannot be read"
 
 
 class SourceError(Exception):
     """A source that is not there; the message says what would be right."""
-
-
-class Frame(NamedTuple):
-    """An image to be inspected.
-
-    Its name in the results, a function that reads it, what its file is like, and how many were dropped for it.
-    """
-
-    name: str
-    read: Callable[[], np.ndarray]
-    stamp: Stamp | None = None
-    dropped: int = 0
-
-
-#: Frames, and ``None`` whenever a source has nothing for the moment.
-Frames = Iterator[Frame | None]
-
-
-def stamp_of(path: str | Path) -> Stamp:
-    """What a file is like now.
-
-    Raises:
-        OSError: If that cannot be told.
-    """
-    status = os.stat(path)  # noqa: PTH116  # of many files, and a Path takes longer to make
-    return status.st_size, status.st_mtime_ns
-
-
-def _real(path: Path) -> Path:
-    """Where a path leads; unlike ``Path.resolve``, no error for a link that leads to itself."""
-    return Path(os.path.realpath(path))
-
-
-def _why_unseen(folder: Path) -> str:
-    """Why nobody can look into a folder; empty if one can."""
-    try:
-        os.scandir(folder).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
-
-
-def _file_frame(path: str | Path, name: str) -> Frame:
-    """A file, as it is before it is read: one that changes meanwhile will be another the next time."""
-    try:
-        return Frame(name, partial(read_image, path), stamp_of(path))
-    except OSError:  # reading it will say why
-        return Frame(name, partial(read_image, path))
-
-
-def _images_below(folder: Path, own: Path | None, passed: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Image files below a folder, and their paths within it, sorted within each folder.
-
-    Whatever else is there is counted in ``passed``. There may be many files, so that none of them is a ``Path``.
-    """
-
-    def unreadable(_: OSError) -> None:  # or it vanished meanwhile
-        passed[UNREADABLE] += 1
-
-    def enters(path: Path) -> bool:
-        why = (
-            "hidden" if path.name.startswith(".") else
-            "linked folder" if os.path.islink(path) else  # noqa: PTH114  # no error where nobody may look
-            "folder of results" if _real(path) == own or is_folder_of_results(path) else ""
-        )  # fmt: skip
-        passed.update([why] if why else [])
-        return not why
-
-    for root, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in sorted(folders) if enters(Path(root, name))]
-        within = Path(root).relative_to(folder).as_posix()
-        for name in sorted(files):
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-            if name.startswith("."):
-                passed["hidden"] += 1
-            elif suffix in SUFFIXES:
-                yield os.path.join(root, name), name if within == "." else f"{within}/{name}"  # noqa: PTH118
-            else:
-                passed[suffix or "without suffix"] += 1
-
-
-def folder_frames(folder: Path, own: Path | None = None, passed: Counter[str] | None = None) -> Frames:
-    """All images below a folder, by their path within it.
-
-    Args:
-        folder: Where to look.
-        own: Folder below it from which nothing is taken.
-        passed: Counts, by kind, what is passed over.
-    """
-    for path, name in _images_below(folder, own, Counter() if passed is None else passed):
-        yield _file_frame(path, name)
-
-
-def _is_whole(path: str) -> bool:
-    """Whether a file can be read, and has all that its header tells of."""
-    try:
-        return not fault(read_file(path))
-    except ImageError:  # another program may still hold it
-        return False
-
-
-def _is_lost(folder: Path, before: bool) -> bool:
-    """Whether nobody can look into a watched folder; tells when that is another than before."""
-    why = _why_unseen(folder)
-    if bool(why) != before:
-        logger.warning("%s: %s", folder, f"cannot be read any more: {why}; waiting for it" if why else "is back")
-    return bool(why)
-
-
-def _forget(known: dict[str, Any], there: set[str]) -> None:
-    """Forget files that are gone from folders that still hold some: one that is empty may be a disk that is away."""
-    folders = {name.rpartition("/")[0] for name in there}
-    for name in known.keys() - there:
-        if name.rpartition("/")[0] in folders:
-            del known[name]
-
-
-def watched_frames(
-    folder: Path, done: Mapping[str, Stamp], stop: Event, own: Path | None, passed: Counter[str]
-) -> Frames:
-    """Images below a folder as they arrive there or are overwritten, once they are written; until ``stop``.
-
-    Args:
-        folder: May vanish and come back.
-        done: Images to pass over as long as they are like this.
-        stop: Ends the watch.
-        own: Folder below it from which nothing is taken.
-        passed: Counts, by kind, what the latest look passed over.
-    """
-    taken: dict[str, Stamp | None] = dict(done)
-    seen: dict[str, tuple[Stamp | None, float, float]] = {}  # what it is like, since when, and first seen when
-    lost = False
-    while not stop.is_set():
-        counts, there, began = Counter[str](), set[str](), time.monotonic()
-        lost = _is_lost(folder, lost)
-        for path, name in _images_below(folder, own, counts):
-            if stop.is_set():
-                return
-            there.add(name)
-            try:
-                stamp: Stamp | None = stamp_of(path)
-            except OSError as error:
-                moved_away = isinstance(error, FileNotFoundError) and not os.path.islink(path)  # noqa: PTH114
-                if moved_away:
-                    seen.pop(name, None)
-                    continue
-                stamp = taken.get(name)  # of a new one reading will say why
-            now = time.monotonic()
-            if name in taken and taken[name] == stamp:
-                counts[BEFORE] += done.get(name, ()) == stamp
-                continue
-            before, since, first = seen.get(name, (stamp, now, now))
-            if before != stamp:
-                since = now
-            seen[name] = (stamp, since, first)
-            # one that is always being overwritten is taken when it happens to be whole
-            settled = now - since > SETTLED or now - first > GIVEN_UP
-            if now - since > GIVEN_UP or (settled and _is_whole(path)):
-                seen.pop(name)
-                taken[name] = stamp
-                yield Frame(name, partial(read_image, path), stamp)
-            began += time.monotonic() - now  # reading and inspecting it is no part of the look
-        rest = max(POLL, RESTS * (time.monotonic() - began))
-        for known in (taken, seen):
-            _forget(known, there)
-        passed.clear()
-        passed.update(+counts)
-        yield None
-        stop.wait(rest)
 
 
 def video_frames(path: str) -> Frames:
@@ -277,8 +101,8 @@ def identity_of(source: str) -> str:
         without_user = re.sub("//[^/?#]*@", "//", source)
         return f"camera {name_of(source)}, {sha256(without_user.encode()).hexdigest()[:4]}"
     if path.is_file() and path.suffix.lower() not in SUFFIXES:
-        return "{} of {} bytes, {} ns".format(_real(path), *stamp_of(path))
-    return str(_real(path))
+        return "{} of {} bytes, {} ns".format(real(path), *stamp_of(path))
+    return str(real(path))
 
 
 def _own_folder(path: Path, pictures: Path) -> Path:
@@ -287,7 +111,7 @@ def _own_folder(path: Path, pictures: Path) -> Path:
     Raises:
         SourceError: If there are no others.
     """
-    path, pictures = _real(path), _real(pictures)
+    path, pictures = real(path), real(pictures)
     if pictures in {path, *path.parents}:
         msg = f"{path}: the run puts its own pictures there; give another --out"
         raise SourceError(msg)
@@ -341,7 +165,7 @@ def frames_of(
     if camera:
         return camera_frames(Camera(int(source) if source.isdecimal() else source, stop))
     if path.is_dir():
-        why = _why_unseen(path)
+        why = why_unseen(path)
         if why:
             msg = f"{source}: the folder cannot be read: {why}"
             raise SourceError(msg)
@@ -350,7 +174,7 @@ def frames_of(
         msg = f"{source}: there is no such folder or file; cameras are named by their number or an address with ://"
         raise SourceError(msg)
     elif path.suffix.lower() in SUFFIXES:
-        frames = iter([_file_frame(path, path.name)])
+        frames = iter([file_frame(path, path.name)])
     else:
         frames = video_frames(source)
     return _not_done(frames, done, passed, stop)

@@ -6,24 +6,20 @@ has nothing else to do.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from rich.console import Console
-
-from anomalib_i3ad.deploy.results import write_whole
+from rich.markup import escape
 
 from .configuration import read_jobs
 from .jobs import NOT_TIMED, as_json, key_of, run_job, time_job, title_of
 from .parsers import benchmark_parser
+from .table import add_rows, read_rows, write_rows
 
 logger = logging.getLogger(__name__)
-#: Columns of text that may be empty, or look like a number.
-TEXT = ["model", "category", "commit", "version", "checkpoint", "note"]
-#: What pandas raises of a file that is no table.
-UNREADABLE = (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError)
 SHOWN = [
     "model",
     "category",
@@ -40,55 +36,6 @@ SHOWN = [
 ]
 
 
-def read_rows(path: Path) -> pd.DataFrame:
-    """Rows of earlier runs; none if there is no such file. Columns that older rows lack are there, and empty.
-
-    Raises:
-        ValueError: If the file is another.
-    """
-    try:
-        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str)) if path.exists() else pd.DataFrame(columns=["key"])
-    except UNREADABLE:
-        rows = pd.DataFrame()
-    if "key" not in rows:
-        msg = f"{path}: not the results of a benchmark; name another --out"
-        raise ValueError(msg)
-    return rows.assign(**{name: rows[name].fillna("") if name in rows else "" for name in TEXT})
-
-
-def read_benchmark(path: Path) -> pd.DataFrame:
-    """Mean figures of each model and category, of the newest version, in ``results.csv`` of a benchmark.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is another.
-    """
-    needed = {"model", "category", "milliseconds", "image_auroc"}
-    try:
-        rows = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str))
-        missing = needed - set(rows)
-    except UNREADABLE:
-        missing = needed
-    if missing:
-        msg = f"--benchmark {path}: not the results.csv of a benchmark: it has no {', '.join(sorted(missing))}"
-        raise ValueError(msg)
-    if "version" in rows:  # as jobs end, rows are added: the last one is of the newest version
-        rows = rows[rows["version"].isin(rows["version"].tail(1))]
-    return rows.groupby(["model", "category"], as_index=False).mean(numeric_only=True)
-
-
-def add_rows(path: Path, added: list[dict[str, Any]]) -> None:
-    """Append rows."""
-    rows, new = read_rows(path), pd.DataFrame(added)
-    # beside no rows integers would become floats
-    write_rows(path, pd.concat([rows, new], ignore_index=True) if len(rows) else new)
-
-
-def write_rows(path: Path, rows: pd.DataFrame) -> None:
-    """Write all rows; the file is replaced as a whole, so that an interruption leaves the old one or the new."""
-    write_whole(path, [rows.to_csv(index=False).encode()])
-
-
 def _write_waiting(path: Path, rows: list[dict[str, Any]]) -> bool:
     """Append rows and forget them; where that cannot be, tell why, and whether it was done."""
     try:
@@ -98,6 +45,22 @@ def _write_waiting(path: Path, rows: list[dict[str, Any]]) -> bool:
     except (OSError, ValueError):
         logger.exception("%s cannot be written; its rows wait until the next job ends", path)
     return not rows
+
+
+def _tell(failed: list[str], console: Console) -> None:
+    for line in failed:
+        console.print(f"failed: {line}", style="red", markup=False)
+
+
+def _each(jobs: list[dict[str, Any]], work: Callable[[dict[str, Any], str], None], failed: list[str]) -> None:
+    """Do something with each job and its title, and note those with which that fails."""
+    for number, job in enumerate(jobs, start=1):
+        title = f"{number}/{len(jobs)} {title_of(job)}"
+        try:
+            work(job, title)
+        except Exception as error:
+            logger.exception("%s failed", title)
+            failed.append(f"{title}: {type(error).__name__}: {error}")
 
 
 def run(config: Path, out: Path, console: Console) -> int:
@@ -110,30 +73,27 @@ def run(config: Path, out: Path, console: Console) -> int:
     results = out / "results.csv"
     out.mkdir(parents=True, exist_ok=True)
     done = set(read_rows(results)["key"])
-    failed, keys, waiting = [], [], list[dict[str, Any]]()
+    keys, waiting, failed = list[str](), list[dict[str, Any]](), list[str]()
+
+    def work(job: dict[str, Any], title: str) -> None:
+        keys.append(key_of(job))
+        if keys[-1] in done:
+            console.print(f"{title}: done before", markup=False)
+            return
+        console.rule(escape(title))
+        row = run_job(job, out / keys[-1])
+        done.add(row["key"])
+        waiting.append(row)
+        _write_waiting(results, waiting)
+        told = f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training"
+        console.print(told, markup=False)
+
     try:
-        for number, job in enumerate(jobs, start=1):
-            title = f"{number}/{len(jobs)} {title_of(job)}"
-            try:
-                keys.append(key_of(job))
-                if keys[-1] in done:
-                    console.print(f"{title}: done before")
-                    continue
-                console.rule(title)
-                row = run_job(job, out / keys[-1])
-            except Exception as error:
-                logger.exception("%s failed", title)
-                failed.append(f"{title}: {type(error).__name__}: {error}")
-                continue
-            done.add(row["key"])
-            waiting.append(row)
-            _write_waiting(results, waiting)
-            console.print(f"{title}: image AUROC {row['image_auroc']:.3f} after {row['fit_seconds']:.0f} s of training")
+        _each(jobs, work, failed)
     finally:  # also where it is interrupted
         if not _write_waiting(results, waiting):
             failed += [f"{results}: not written: {as_json(row)}" for row in waiting]
-        for line in failed:
-            console.print(f"failed: {line}", style="red", markup=False)
+        _tell(failed, console)
     rows = read_rows(results)
     own = rows[rows["key"].isin(keys)]
     if len(own):
@@ -149,28 +109,26 @@ def time_again(config: Path, out: Path, console: Console) -> int:
     Returns:
         0, or 1 if a model could not be timed; its row stays as it was.
     """
-    results, failed = out / "results.csv", 0
-    for job in read_jobs(config):
-        try:
-            key, rows = key_of(job), read_rows(results)
-            row = rows[rows["key"] == key]
-            if row.empty:
-                console.print(f"{title_of(job)}: no row of these arguments and versions")
-                continue
-            before, checkpoint, note = row[["milliseconds", "checkpoint", "note"]].iloc[0]
-            cost = time_job(job, out / checkpoint)
-        except Exception as error:
-            logger.exception("%s cannot be timed", title_of(job))
-            console.print(f"failed: {title_of(job)}: {error}", style="red", markup=False)
-            failed = 1
-            continue
+    results, failed = out / "results.csv", list[str]()
+
+    def work(job: dict[str, Any], title: str) -> None:
+        key, rows = key_of(job), read_rows(results)
+        row = rows[rows["key"] == key]
+        if row.empty:
+            console.print(f"{title}: no row of these arguments and versions", markup=False)
+            return
+        before, checkpoint, note = row[["milliseconds", "checkpoint", "note"]].iloc[0]
+        cost = time_job(job, out / checkpoint)
         note = "; ".join(part for part in note.split("; ") if part != NOT_TIMED)
         rows = read_rows(results)  # another benchmark may have added some meanwhile
         for name, value in {**cost._asdict(), "note": note}.items():
             rows[name] = rows[name].mask(rows["key"] == key, value)
         write_rows(results, rows)
-        console.print(f"{title_of(job)}: {cost.milliseconds:.1f} ms (before: {before:.1f})")
-    return failed
+        console.print(f"{title}: {cost.milliseconds:.1f} ms (before: {before:.1f})", markup=False)
+
+    _each(read_jobs(config), work, failed)
+    _tell(failed, console)
+    return 1 if failed else 0
 
 
 def main(arguments: list[str]) -> int:

@@ -1,6 +1,6 @@
 """What a trained model costs at the edge."""
 
-import time
+import timeit
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,7 @@ REPEATS = 3
 
 def shortest(work: Callable[[], Any], repeats: int) -> float:
     """Shortest of some runs in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timeit.repeat(work, number=1, repeat=repeats))
 
 
 class Cost(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from anomalib_i3ad.deploy.core import new_core
+from anomalib_i3ad.deploy.difference import Difference, difference, largest
 from anomalib_i3ad.deploy.graph import FP32, OUTPUTS
 
 from .trained import make_trainer
@@ -24,15 +25,6 @@ WIDE_EVERY = 10
 
 #: Takes images ``(1, 3, H, W)`` in [0, 1].
 EngineRun = Callable[[np.ndarray], Mapping[Any, np.ndarray]]
-
-
-class Difference(NamedTuple):
-    """Largest differences of scores and maps from ``Engine.predict``, and on how many images the labels are equal."""
-
-    score: float
-    anomaly_map: float
-    equal_labels: int
-    images: int
 
 
 def engines_of(model: AnomalibModule, xml: Path, folder: Path) -> dict[str, EngineRun]:
@@ -62,10 +54,6 @@ def wide_images(dataset: AnomalibDataset) -> list[ImageItem]:
     return [ImageItem(image=F.interpolate(item.image[None], WIDE, mode="bilinear")[0]) for item in items]
 
 
-def _distance(result: np.ndarray, expected: Any) -> float:
-    return float(np.abs(result - np.asarray(expected).reshape(result.shape)).max())
-
-
 def differences(model: AnomalibModule, images: Any, engines: Mapping[str, EngineRun]) -> dict[str, Difference]:
     """Run ``Engine.predict`` and engines over images one at a time.
 
@@ -77,17 +65,10 @@ def differences(model: AnomalibModule, images: Any, engines: Mapping[str, Engine
     # what Engine.predict calls, on the CPU as the engines
     trainer = make_trainer(accelerator="cpu")
     predictions: Any = trainer.predict(model, DataLoader(images, collate_fn=ImageBatch.collate))
-    found: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in engines}
-    for index, expected in enumerate(track(predictions, "comparing engines")):
+    found: dict[str, list[Difference]] = {name: [] for name in engines}
+    for index, batch in enumerate(track(predictions, "comparing engines")):
+        expected = {name: getattr(batch, name) for name in OUTPUTS}
         image = np.asarray(images[index].image)[None]
         for name, run in engines.items():
-            result = run(image)
-            score, anomaly_map = (
-                _distance(result[output], getattr(expected, output)) for output in ("pred_score", "anomaly_map")
-            )
-            found[name].append((score, anomaly_map, bool(result["pred_label"].item() == expected.pred_label.item())))
-    largest = {}
-    for name, rows in found.items():
-        scores, maps, equal = zip(*rows, strict=True)
-        largest[name] = Difference(float(np.max(scores)), float(np.max(maps)), sum(equal), len(rows))
-    return largest
+            found[name].append(difference(run(image), expected))
+    return {name: largest(of_images) for name, of_images in found.items()}

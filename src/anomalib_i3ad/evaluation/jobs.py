@@ -171,6 +171,9 @@ def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Returns:
         A row: what was run, its figures, what to know about them (``note``), and with which versions.
+
+    Raises:
+        ValueError: If there are no test images.
     """
     seed_everything(job["seed"], workers=True)
     # as arguments: get_model would make omegaconf's lists of those in a dictionary, and no checkpoint of them is loaded

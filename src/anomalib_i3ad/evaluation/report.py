@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import Compose
 
 from anomalib_i3ad import __version__
 from anomalib_i3ad.components.iteration import IterativeModel
-from anomalib_i3ad.deploy.results import write_whole
+from anomalib_i3ad.deploy.files import write_whole
 from anomalib_i3ad.post_processing import QuantilePostProcessor
 from anomalib_i3ad.visualization import plots
 from anomalib_i3ad.visualization.captions import caption_of
@@ -29,10 +29,10 @@ from anomalib_i3ad.visualization.sheet import draw_sheet
 
 from . import explanations
 from .accuracy import crops, geometry_of, measure_accuracy, predict
-from .benchmark import read_benchmark
 from .iterations import FALSE_ALARMS, Iterations, measure_iterations
 from .page import Page
 from .parsers import report_parser
+from .table import read_benchmark
 from .trained import images_of, load, make_trainer, model_class
 
 STRIPS = 4  # pictures of each group

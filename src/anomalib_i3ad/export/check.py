@@ -15,7 +15,8 @@ from anomalib.deploy import CompressionType
 from anomalib.models import AnomalibModule
 
 from anomalib_i3ad.deploy.core import new_core
-from anomalib_i3ad.deploy.graph import FP32, detail_names, with_details
+from anomalib_i3ad.deploy.difference import Difference, difference, largest
+from anomalib_i3ad.deploy.graph import FP32, OUTPUTS, detail_names, with_details
 from anomalib_i3ad.post_processing import QUANTILES
 
 from .images import flat_images
@@ -57,8 +58,7 @@ def compare(
     compiled = new_core().compile_model(with_details(model.clone()), "CPU", FP32)
     iterates = "iterations" in detail_names(model)
     images = [*images, *flat_images(images[0])]
-    score = anomaly_map = mask = 0.0
-    labels, iterations = 0, list[float]()
+    found, masks, iterations = list[Difference](), list[float](), list[float]()
     for image in images:
         result = compiled(image.numpy())
         for name in ("pred_score", "anomaly_map"):
@@ -70,13 +70,12 @@ def compare(
                 raise ValueError(msg)
         with torch.no_grad():
             expected = _as_engine(module, image)
-        score = max(score, float(np.abs(result["pred_score"] - expected.pred_score.numpy()).max()))
-        anomaly_map = max(anomaly_map, float(np.abs(result["anomaly_map"] - expected.anomaly_map.numpy()).max()))
-        mask = max(mask, float((result["pred_mask"] != expected.pred_mask.numpy()).mean()))
-        labels += int(result["pred_label"].item() == expected.pred_label.item())
+        found.append(difference(result, {name: getattr(expected, name) for name in OUTPUTS}))
+        masks.append(float((result["pred_mask"] != expected.pred_mask.numpy()).mean()))
         if iterates:
             iterations += result["iterations"].tolist()
-    count = len(images)
+    score, anomaly_map, labels, count = largest(found)
+    mask = max(masks)
     close = score <= SCORE_TOLERANCE and anomaly_map <= MAP_TOLERANCE and mask <= MASK_TOLERANCE
     if labels < count or not (close or compressed):
         logger.warning(

@@ -6,17 +6,7 @@ import openvino.opset15 as ops
 
 from anomalib_i3ad.deploy.graph import OUTPUTS
 
-
-def _made_by(outputs: list[ov.Output]) -> dict[int, ov.Node]:
-    """Nodes that outputs are computed by, by identity."""
-    nodes: dict[int, ov.Node] = {}
-    front = [output.get_node() for output in outputs]
-    while front:
-        node = front.pop()
-        if node.get_instance_id() not in nodes:
-            nodes[node.get_instance_id()] = node
-            front += [value.get_node() for value in node.input_values()]
-    return nodes
+from .walk import reached, sources_of
 
 
 def on_demand(model: ov.Model) -> ov.Model:
@@ -31,11 +21,11 @@ def on_demand(model: ov.Model) -> ov.Model:
             but for N.
     """
     results = model.get_results()[: len(OUTPUTS)]
-    needed = _made_by([result.input_value(0) for result in results])
+    needed = reached([source for result in results for source in sources_of(result)], sources_of)
     for result in model.get_results()[len(OUTPUTS) :]:
         detail = result.input_value(0)
         model.remove_result(result)
-        branch = {key: node for key, node in _made_by([detail]).items() if key not in needed}
+        branch = {key: node for key, node in reached([detail.get_node()], sources_of).items() if key not in needed}
         # what the branch shares are constants, copied with it, and what it starts from
         work = [node for node in branch.values() if node.get_type_name() != "Constant"]
         if work:

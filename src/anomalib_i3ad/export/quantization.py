@@ -6,7 +6,7 @@ in float. So do the convolutions whose rounding errors are large beside the resi
 reads the image, depthwise ones, whose channels differ in range, and the first half of a frozen network.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import nncf
@@ -17,6 +17,8 @@ from openvino.op.util import MergedInputDescription
 
 from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.graph import FP32, loops_of
+
+from .walk import reached, sources_of, takers_of
 
 CONVOLUTIONS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData")
 #: In the names of a frozen network's weights.
@@ -37,22 +39,9 @@ def _convolutions(model: ov.Model) -> list[ov.Node]:
     return [node for node in model.get_ordered_ops() if node.get_type_name() in CONVOLUTIONS]
 
 
-def _reached(start: list[ov.Node], *, forwards: bool) -> set[int]:
-    """Identities of the nodes that come before, or after, some nodes; these included."""
-    seen: set[int] = set()
-    front = list(start)
-    while front:
-        node = front.pop()
-        if node.get_instance_id() in seen:
-            continue
-        seen.add(node.get_instance_id())
-        if node.get_type_name() == "Loop":  # its body is quantised by itself
-            continue
-        if forwards:
-            front += [target.get_node() for output in node.outputs() for target in output.get_target_inputs()]
-        else:
-            front += [value.get_node() for value in node.input_values()]
-    return seen
+def _around_loops(step: Callable[[ov.Node], list[ov.Node]]) -> Callable[[ov.Node], list[ov.Node]]:
+    """A step that ends at loops, whose bodies are quantised by themselves."""
+    return lambda node: [] if node.get_type_name() == "Loop" else step(node)
 
 
 def _give_names(models: list[ov.Model]) -> None:
@@ -67,7 +56,8 @@ def _give_names(models: list[ov.Model]) -> None:
 def _outside(model: ov.Model) -> list[str]:
     """Names of all that does not lie between two convolutions."""
     convolutions = _convolutions(model)
-    inside = _reached(convolutions, forwards=True) & _reached(convolutions, forwards=False)
+    after, before = (reached(convolutions, _around_loops(step)) for step in (takers_of, sources_of))
+    inside = after.keys() & before.keys()
     return [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
@@ -90,7 +80,7 @@ def _delicate(model: ov.Model) -> list[str]:
         for node in convolutions
         if node.get_type_name() == "GroupConvolution"
         or node.get_instance_id() in early
-        or _reached([node], forwards=False) & every == images | {node.get_instance_id()}
+        or reached([node], _around_loops(sources_of)).keys() & every == images | {node.get_instance_id()}
     ]
 
 
