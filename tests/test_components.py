@@ -19,8 +19,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import Resize
 
 from anomalib_i3ad.components.arguments import check_count, check_range, check_sides
+from anomalib_i3ad.components.holes import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.loops import repeat
-from anomalib_i3ad.components.masks import free_form_hole, grid_holes, training_holes
 from anomalib_i3ad.components.patches import Windows, check_patches, random_patches
 from anomalib_i3ad.components.residuals import RESIDUALS
 from anomalib_i3ad.components.rounding import fold_normalisation, round_to_eight_bits
@@ -315,7 +315,7 @@ class TestHoles:
         assert np.mean([free_form_hole(*size, rng) for _ in range(400)], axis=0).min() > 0.05
 
     def test_boxes_reach_every_border(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("anomalib_i3ad.components.masks.STROKES", (0, 0))
+        monkeypatch.setattr("anomalib_i3ad.components.holes.STROKES", (0, 0))
         rng = np.random.default_rng(0)
         assert np.max([free_form_hole(16, 24, rng) for _ in range(200)], axis=0).all()
 
@@ -366,7 +366,7 @@ class TestFeatures:
     @classmethod
     def features(cls, _unrounded: None) -> FrozenFeatures:
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1", "blocks.2"])
-        features.load_pretrained()
+        features.load_pretrained(64, 64)
         return features
 
     def test_are_timms(self, features: FrozenFeatures) -> None:
@@ -383,7 +383,7 @@ class TestFeatures:
     def test_layers_may_come_in_any_order(self, features: FrozenFeatures) -> None:
         image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
         other = FrozenFeatures("tf_efficientnet_lite0", ["blocks.2", "blocks.1"])
-        other.load_pretrained()
+        other.load_pretrained(64, 64)
         assert other.channels == features.channels
         torch.testing.assert_close(other(image), features(image), rtol=0, atol=0)
 
@@ -398,7 +398,7 @@ class TestFeatures:
     def test_a_file_of_weights_is_enough(self, tmp_path: Path) -> None:
         torch.save(packaged_weights("tf_efficientnet_lite0"), tmp_path / "lite0.pth")
         features = FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "lite0.pth")
-        features.load_pretrained()
+        features.load_pretrained(64, 64)
         stem = packaged_weights("tf_efficientnet_lite0")["conv_stem.weight"]
         assert torch.equal(features.network.conv_stem.weight, stem)
 
@@ -413,7 +413,7 @@ class TestFeatures:
                 ValueError,
                 match=rf"other\.pth \(LookupError: the file has none for \d+ parts, such as .*{part}\)\. Name a file",
             ):
-                FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "other.pth").load_pretrained()
+                FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], tmp_path / "other.pth").load_pretrained(64, 64)
 
     @pytest.fixture
     def repacked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict], None]:
@@ -447,7 +447,7 @@ class TestFeatures:
 
     def test_says_how_to_get_weights_that_are_not_there(self, tmp_path: Path) -> None:
         def load(path: Path) -> None:
-            FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], path).load_pretrained()
+            FrozenFeatures("tf_efficientnet_lite0", ["blocks.1"], path).load_pretrained(64, 64)
 
         with pytest.raises(ValueError, match=r"^backbone_weights .*none\.pth: there is no such file$"):
             load(tmp_path / "none.pth")
@@ -490,7 +490,7 @@ class TestRounding:
         image = pair(64, 96)[0]
         with torch.no_grad():
             before = network(image)
-            fold_normalisation(network)
+            fold_normalisation(network, 64, 64)
             pairs = zip(before, network(image), strict=True)
         assert all(0 < torch.dist(one, other) < 2e-3 * one.norm() for one, other in pairs)
         for norm in network.modules():
@@ -504,14 +504,13 @@ class TestRounding:
             torch.manual_seed(3)
             torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.pth")
         features = FrozenFeatures("vit_tiny_patch16_224", ["blocks.0"], tmp_path / "vit.pth")
-        features.check_size(224, 224)
-        features.load_pretrained()
+        features.load_pretrained(224, 224)
         assert all(torch.equal(value, value.half()) for value in features.network.parameters())
 
     def test_a_bias_is_folded_too(self) -> None:
         network, image = self.randomise(Folded()), pair(32, 32)[0]
         with torch.no_grad():
-            (before,), _ = network(image), fold_normalisation(network)
+            (before,), _ = network(image), fold_normalisation(network, 64, 64)
             assert 0 < torch.dist(before, network(image)[0]) < 2e-3 * before.norm()
 
     def test_a_convolution_that_something_else_reads_stays(self) -> None:
@@ -535,7 +534,7 @@ class TestRounding:
     @staticmethod
     def assert_stays(network: nn.Module) -> None:
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        fold_normalisation(network)
+        fold_normalisation(network, 64, 64)
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
     def test_eight_bits_are_those_of_each_column(self) -> None:

@@ -33,7 +33,7 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, textu
         datamodule = Textures(texture_root, image_size=64, train_count=12, test_count=7, num_workers=0)
         datamodule.setup()
         model = FeatureI3AD(image_size=96, width=4, initial_grid=2)
-        model.model.features.load_pretrained()
+        model.model.features.load_pretrained(64, 64)
         images = torch.stack([item.image.as_subclass(torch.Tensor) for item in datamodule.train_data])
         assert len(images) == 10
         with torch.no_grad():

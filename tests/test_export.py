@@ -481,7 +481,7 @@ class TestFeatures:
     def model(cls) -> FeatureI3AD:
         torch.manual_seed(0)
         model = FeatureI3AD(image_size=96, width=8, initial_grid=2, max_iterations=3).eval()
-        model.model.features.load_pretrained()
+        model.model.features.load_pretrained(64, 64)
         calibrate(model, make_images(8, 96, 96, seed=7))
         return model
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from torchvision.transforms.v2 import Compose, Lambda, RandomHorizontalFlip, RandomInvert
 
 from anomalib_i3ad import FeatureI3AD, Textures
-from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.components.holes import training_holes
 from anomalib_i3ad.components.rounding import fold_normalisation
 from anomalib_i3ad.data import memory
 from anomalib_i3ad.models.feature_i3ad.feature_cache import FeatureCache
@@ -200,12 +200,12 @@ class TestFeatureI3AD(ModelTester):
         with torch.no_grad():
             pairs = zip(fitted[0].model.features(image[None]), pretrained(image[None]), strict=True)
         assert all(torch.dist(found, expected) < 0.01 * expected.norm() for found, expected in pairs)
-        fold_normalisation(pretrained.network)
+        fold_normalisation(pretrained.network, 64, 64)
         expected = pretrained.network.state_dict()
         for name, value in fitted[0].model.features.network.state_dict().items():
             assert torch.equal(value, expected[name])
         monkeypatch.setattr("timm.create_model", None)  # no weights are fetched for a checkpoint
-        fitted[0].model.features.load_pretrained()
+        fitted[0].model.features.load_pretrained(64, 64)
 
 
 class TestResNet(ConfigurationTester):
@@ -222,7 +222,7 @@ class TestResNet(ConfigurationTester):
     def _random_weights(cls):
         """Its ImageNet weights would be a download."""
         patch = pytest.MonkeyPatch()
-        patch.setattr("anomalib_i3ad.models.feature_i3ad.features.FrozenFeatures.load_pretrained", lambda _self: None)
+        patch.setattr("anomalib_i3ad.models.feature_i3ad.features.FrozenFeatures.load_pretrained", lambda *_: None)
         yield
         patch.undo()
 

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize, Transform
 
 from anomalib_i3ad import I3AD, Textures
-from anomalib_i3ad.components.masks import grid_holes
+from anomalib_i3ad.components.holes import grid_holes
 from anomalib_i3ad.components.stitching import composite
-from anomalib_i3ad.models.base import UNSET_EPOCHS
+from anomalib_i3ad.models.end import UNSET_EPOCHS
 from anomalib_i3ad.models.i3ad.contextual_attention import ContextualAttention
 from anomalib_i3ad.models.i3ad.discriminator import Discriminator
 from anomalib_i3ad.models.i3ad.generator import Generator
@@ -199,7 +199,7 @@ class TestI3AD(ModelTester):
         engine.fit(I3AD(**TINY, max_train_steps=1, visualizer=False), datamodule=textures)
         assert engine.trainer.max_epochs == UNSET_EPOCHS
         assert "max_epochs" not in caplog.text
-        monkeypatch.setattr("anomalib_i3ad.models.base.UNSET_EPOCHS", 1)
+        monkeypatch.setattr("anomalib_i3ad.models.end.UNSET_EPOCHS", 1)
         make_engine(max_epochs=1).fit(I3AD(**TINY, max_train_steps=50, visualizer=False), datamodule=textures)
         (told,) = (record.getMessage() for record in caplog.records if "max_train_steps" in record.getMessage())
         assert told.startswith("That is 1 epochs, the trainer's limit where none is set, before max_train_steps=50")

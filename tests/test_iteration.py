@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from anomalib_i3ad import I3AD, FeatureI3AD
+from anomalib_i3ad.components.holes import grid_holes
 from anomalib_i3ad.components.iteration import IterativeModel
-from anomalib_i3ad.components.masks import grid_holes
 from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
 from model_tester import make_images, set_usual

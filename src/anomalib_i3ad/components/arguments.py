@@ -77,14 +77,12 @@ def check_own_size(height: int, width: int, own: tuple[int, int]) -> None:
         raise ValueError(msg)
 
 
-def check_sides(height: int, width: int, divisor: int, network: str) -> None:
-    """Check that a network that halves images several times can take one of this size.
+def check_sides(height: int, width: int, divisor: int, what: str) -> None:
+    """Check that what divides images into equal parts can take one of this size.
 
     Raises:
-        ValueError: If ``divisor`` does not divide both sides; names the network.
+        ValueError: If ``divisor`` does not divide both sides; says what needs that.
     """
     if height % divisor or width % divisor:
-        msg = (
-            f"image of {height}x{width} pixels: the {network} takes sides that are multiples of {divisor} (image_size)"
-        )
+        msg = f"image of {height}x{width} pixels: the {what} takes sides that are multiples of {divisor} (image_size)"
         raise ValueError(msg)

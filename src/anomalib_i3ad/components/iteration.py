@@ -11,8 +11,8 @@ from anomalib.data import InferenceBatch
 
 from .arguments import check_choice, check_count
 from .base import ImageModel
+from .holes import grid_holes
 from .loops import State, repeat_active
-from .masks import grid_holes
 from .scores import ImageScore, Reduction
 from .stitching import composite, draw_hidden
 

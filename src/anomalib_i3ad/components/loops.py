@@ -68,8 +68,8 @@ def repeat_active(
 
     Args:
         step: Maps constants and state of some images to their next state and which of them go on, ``(n,)`` bool.
-        constants: Tensors with one entry per image, which the step only reads.
-        state: Tensors with one entry per image.
+        constants: Tensors ``(N, ...)`` which the step only reads.
+        state: Tensors ``(N, C, H, W)``.
         active: Which images are not done at the start, ``(N,)`` bool.
         limit: Most repetitions.
 

@@ -31,7 +31,7 @@ def round_to_half(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def fold_normalisation(network: nn.Module, height: int = 64, width: int = 64) -> None:
+def fold_normalisation(network: nn.Module, height: int, width: int) -> None:
     """Move what batch normalisation multiplies with into the convolution before it, and round that to half precision.
 
     Runtimes fold by themselves: what is rounded before would no longer be what half precision holds. A network in which

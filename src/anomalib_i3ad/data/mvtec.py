@@ -118,6 +118,43 @@ class _Remembered(Dataset[DatasetItem]):
         return copy(self._items[index])  # collating may set another image
 
 
+def _masks_of(test: list[Path], truth: list[Path], folder: Path) -> dict[Path, Path]:
+    """Mask of each anomalous test image, of those in a folder.
+
+    Raises:
+        ValueError: If one has none.
+    """
+    by_name = {(mask.parts[-2], mask.stem.removesuffix("_mask")): mask for mask in truth}
+    anomalous = {path: (path.parts[-2], path.stem) for path in test if path.parts[-2] != "good"}
+    missing = [f"{kind}/{stem}_mask.png" for kind, stem in anomalous.values() if (kind, stem) not in by_name]
+    if missing:
+        what = f"lacks masks of {len(missing)} anomalous test images"
+        msg = f"{folder} {what}: {_named(missing)}"
+        raise ValueError(msg)
+    return {path: by_name[name] for path, name in anomalous.items()}
+
+
+def _check_files(train: list[Path], test: list[Path], masks: dict[Path, Path]) -> None:
+    """Check that all images and masks can be read, and that these are as large as their images.
+
+    Raises:
+        ValueError: If that is not so.
+    """
+    read = [*train, *test, *masks.values()]
+    sizes = {path: size for path in read if (size := _size_of(path, path.stat().st_mtime_ns))}
+    broken = [str(path) for path in read if path not in sizes]
+    if broken:
+        msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
+        raise ValueError(msg)
+    others = [str(mask) for path, mask in masks.items() if not _same_shape(sizes[mask], sizes[path])]
+    if others:
+        what = f"{len(others)} masks are of another shape than their images, whose EXIF orientation is ignored"
+        msg = f"{what}: {_named(others)}"
+        raise ValueError(msg)
+    for path in [*train, *test]:
+        check_readable(str(path))
+
+
 class MVTec(MVTecAD):
     """MVTec AD, or any folder of its layout.
 
@@ -196,29 +233,10 @@ class MVTec(MVTecAD):
             if not found:
                 msg = f"{folder / split} holds no images: {LAYOUT}"
                 raise ValueError(msg)
-        by_name = {(mask.parts[-2], mask.stem.removesuffix("_mask")): mask for mask in truth}
-        anomalous = {path: (path.parts[-2], path.stem) for path in test if path.parts[-2] != "good"}
-        missing = [f"{kind}/{stem}_mask.png" for kind, stem in anomalous.values() if (kind, stem) not in by_name]
-        if missing:
-            what = f"lacks masks of {len(missing)} anomalous test images"
-            msg = f"{folder / 'ground_truth'} {what}: {_named(missing)}"
-            raise ValueError(msg)
-        masks = {path: by_name[name] for path, name in anomalous.items()}
-        read = [*train, *test, *masks.values()]
-        sizes = {path: size for path in read if (size := _size_of(path, path.stat().st_mtime_ns))}
-        broken = [str(path) for path in read if path not in sizes]
-        if broken:
-            msg = f"{len(broken)} images cannot be read; repair or remove them: {', '.join(broken)}"
-            raise ValueError(msg)
-        others = [str(mask) for path, mask in masks.items() if not _same_shape(sizes[mask], sizes[path])]
-        if others:
-            what = f"{len(others)} masks are of another shape than their images, whose EXIF orientation is ignored"
-            msg = f"{what}: {_named(others)}"
-            raise ValueError(msg)
-        for path in [*train, *test]:
-            check_readable(str(path))
+        masks = _masks_of(test, truth, folder / "ground_truth")
+        _check_files(train, test, masks)
         normal = len(train)
-        if len(anomalous) == len(test) and self.test_split_mode != TestSplitMode.NONE:
+        if len(masks) == len(test) and self.test_split_mode != TestSplitMode.NONE:
             # anomalib then takes normal test images from these
             normal -= math.floor(normal * self.test_split_ratio)
         self._hold_out_two(normal, needed=_stage in {TrainerFn.FITTING, TrainerFn.VALIDATING})

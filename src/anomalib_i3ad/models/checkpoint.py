@@ -69,6 +69,25 @@ class CheckpointMixin(Base):
         """
         stage = self._trainer.state.fn if self._trainer else None
         self._check_post_processor(checkpoint.get("anomalib_post_processor_config"), stage)
+        mine, theirs, kept, taken = self._divided(checkpoint, stage)
+        self._load_components(checkpoint, own_size="image_size" not in taken)
+        if taken:
+            self._rebuild({name: theirs[name] if name in taken else value for name, value in self.hparams.items()})
+        if told := taken - self.training_arguments:
+            logger.warning("Taken from the checkpoint: %s", _describe(told, mine, theirs))
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, AnomalibDataModule):
+            data.setup(stage)  # it resizes as the model does
+        self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
+
+    def _divided(
+        self, checkpoint: dict[str, Any], stage: TrainerFn | None
+    ) -> tuple[dict[str, Any], dict[str, Any], set[str], set[str]]:
+        """Arguments of this model and of the checkpoint, and names of those of both that differ: kept, and taken.
+
+        Raises:
+            ValueError: If one was set that the checkpoint decides.
+        """
         processor = self.post_processor
         quantiles = QUANTILES if isinstance(processor, QuantilePostProcessor) else ()
         mine = {**self.hparams, **{name: getattr(processor, name) for name in quantiles}}
@@ -90,23 +109,18 @@ class CheckpointMixin(Base):
             )
             raise ValueError(msg)
         kept = chosen & self.training_arguments if stage == TrainerFn.FITTING else refused
-        taken = (differing - kept) & set(self.hparams)
+        return mine, theirs, kept, (differing - kept) & set(self.hparams)
+
+    def _load_components(self, checkpoint: dict[str, Any], *, own_size: bool) -> None:
+        """Load the components of the checkpoint; to resize as before may be this model's own."""
         resize: Any = self.pre_processor
         own = (resize.transform, resize.export_transform) if resize else ()
         super().on_load_checkpoint(checkpoint)
         if resize:
             make_exportable(resize)
         # Engine.validate and load_from_checkpoint(image_size=...) may ask for another size than that of training
-        if own and "image_size" not in taken and self.input_size not in {None, self.image_size}:
+        if own and own_size and self.input_size not in {None, self.image_size}:
             resize.transform, resize.export_transform = own
-        if taken:
-            self._rebuild({name: theirs[name] if name in taken else value for name, value in self.hparams.items()})
-        if told := taken - self.training_arguments:
-            logger.warning("Taken from the checkpoint: %s", _describe(told, mine, theirs))
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, AnomalibDataModule):
-            data.setup(stage)  # it resizes as the model does
-        self._check_weights(checkpoint["state_dict"], _describe(kept, mine, theirs))
 
     def _check_post_processor(self, config: dict[str, Any] | None, stage: TrainerFn | None) -> None:
         """Let no thresholds of ours meet anomalib's post-processor, or the reverse: they read them otherwise."""

@@ -1,10 +1,8 @@
 """What I3AD and FeatureI3AD share: the calibration of u, and the schedule of the learning rate."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import optim
 
 from anomalib_i3ad.components.arguments import check_range
@@ -50,16 +48,6 @@ class IterativeMixin(ReconstructionMixin):
 
         return list(optimizers), [optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
 
-    def on_normal_images(self, measure: Callable[[torch.Tensor], torch.Tensor]) -> list[torch.Tensor]:
-        """Apply a measurement to the scenes of the normal validation images, batch by batch."""
-        found = []
-        for batch in self.validation_batches():
-            image = image_of(batch)[self.is_normal(batch)].to(self.device)
-            if len(image):
-                image = self.pre_processor(image) if self.pre_processor else image
-                found.append(measure(self.model.scene_of(image)).cpu())
-        return found
-
     def on_validation_epoch_start(self) -> None:
         """Calibrate u on the first residual of normal validation images.
 
@@ -67,5 +55,10 @@ class IterativeMixin(ReconstructionMixin):
             ValueError: If validation holds no normal image.
             FloatingPointError: If residuals are not finite.
         """
-        residuals = self.on_normal_images(self.model.initial_residual)
+        residuals = []
+        for batch in self.validation_batches():
+            image = image_of(batch)[self.is_normal(batch)].to(self.device)
+            if len(image):
+                image = self.pre_processor(image) if self.pre_processor else image
+                residuals.append(self.model.initial_residual(self.model.scene_of(image)).cpu())
         self.model.mask_threshold.fill_(quantile(pooled(residuals, self.trainer), self.mask_quantile))

@@ -36,7 +36,7 @@ class Generator(LinearisableSequential):
     """Latent vectors to patches: 4x4, then transposed 5x5 convolutions of stride 2; BN, ReLU, tanh.
 
     Args:
-        size: Side of a patch in pixels, a power of 2.
+        size: Side of a patch in pixels, a power of 2 from 8 on.
         width: Channels of the last hidden layer; the first has ``width * size / 8``.
         latent_dim: Length of the latent vector.
     """
@@ -67,7 +67,7 @@ class Critic(nn.Module):
     With one output it is the discriminator; with ``latent_dim`` outputs, the encoder before its tanh.
 
     Args:
-        size: Side of a patch in pixels, a power of 2.
+        size: Side of a patch in pixels, a power of 2 from 8 on.
         width: Channels of the first layer, doubled by each of the others.
         outputs: Numbers per patch.
     """

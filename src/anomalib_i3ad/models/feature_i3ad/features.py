@@ -116,7 +116,6 @@ class FrozenFeatures(nn.Module):
         self.strides: list[int] = network.feature_info.reduction()
         self.backbone = backbone
         self.weights = weights
-        self._size = 64, 64
         self.mean: torch.Tensor
         self.std: torch.Tensor
         for name in ("mean", "std"):
@@ -125,8 +124,12 @@ class FrozenFeatures(nn.Module):
         self.register_buffer("loaded", torch.tensor(0.0))
         self.eval()
 
-    def load_pretrained(self) -> None:
-        """Load the weights and round them to half precision, unless a checkpoint brought them already.
+    def load_pretrained(self, height: int, width: int) -> None:
+        """Load the weights, unless a checkpoint brought them already, and fold normalisation into them.
+
+        Args:
+            height: Of the images, in pixels.
+            width: As well.
 
         Raises:
             ValueError: If they cannot be loaded; the message says what to do.
@@ -152,7 +155,7 @@ class FrozenFeatures(nn.Module):
             )
             raise ValueError(msg) from error
         self.network.load_state_dict({name: loaded[name] for name in self.network.state_dict()})
-        fold_normalisation(self.network, *self._size)
+        fold_normalisation(self.network, height, width)
         self.loaded.fill_(1)
 
     def _state(self, overlay: dict[str, Any] | None) -> dict[str, torch.Tensor]:
@@ -178,7 +181,6 @@ class FrozenFeatures(nn.Module):
         Raises:
             ValueError: If the network does not take them, or has other features, as transformers do.
         """
-        self._size = height, width
         named = f"backbone {self.backbone}, images of {height}x{width} pixels"
         try:
             maps = self(torch.zeros(1, 3, height, width))

@@ -18,7 +18,7 @@ from torch import optim
 from torch.nn import functional as F
 
 from anomalib_i3ad.components.arguments import check_range
-from anomalib_i3ad.components.masks import training_holes
+from anomalib_i3ad.components.holes import training_holes
 from anomalib_i3ad.components.rounding import round_to_half
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.models.base import VALIDATED_ONCE, first_batches, image_of
@@ -131,27 +131,33 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
     def on_fit_start(self) -> None:
         """Load the backbone's weights, unless they came with a checkpoint."""
         super().on_fit_start()
-        self.model.features.load_pretrained()
+        self.model.features.load_pretrained(*self.image_size)
 
     def on_train_start(self) -> None:
         """Compute the features of all training images, and their mean and deviation, unless a fit goes on."""
         super().on_train_start()
-        self._cache = None  # of a fit that did not end
+        self._cache = None  # of a fit that did not end, which leaves its room to this one
+        self._cache = self._new_cache()
+        if not (self.batches_seen and torch.isfinite(self.model.std).all()):
+            self._measure_moments()
+
+    def _new_cache(self) -> FeatureCache | None:
+        """Room for the features of all training images, or none where they are computed anew in each epoch."""
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         # a datamodule may cut several items from one file, by whose path they would be kept; collating may augment
         if (
-            isinstance(datamodule, AnomalibDataModule)
-            and datamodule.train_augmentations is None
-            and datamodule.external_collate_fn is None
-            and datamodule.train_data.samples.image_path.nunique() == len(loader.dataset)
+            not isinstance(datamodule, AnomalibDataModule)
+            or datamodule.train_augmentations is not None
+            or datamodule.external_collate_fn is not None
+            or datamodule.train_data.samples.image_path.nunique() != len(loader.dataset)
         ):
-            height, width = self.image_size
-            shape = self.model.grid_shape(height, width)
-            processes = self.trainer.num_devices
-            self._cache = FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir, processes)
-        if self.batches_seen and torch.isfinite(self.model.std).all():
-            return
+            return None
+        shape = self.model.grid_shape(*self.image_size)
+        return FeatureCache(len(loader.dataset), shape, self.trainer.default_root_dir, self.trainer.num_devices)
+
+    def _measure_moments(self) -> None:
+        """Measure mean and deviation of the training images' features."""
 
         def moments(cells: torch.Tensor, batch: Batch) -> Sums:
             del batch

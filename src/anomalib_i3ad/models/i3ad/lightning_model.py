@@ -14,8 +14,8 @@ from anomalib.models.components import AnomalibModule
 from torch import optim
 
 from anomalib_i3ad.components.arguments import check_range
+from anomalib_i3ad.components.holes import training_holes
 from anomalib_i3ad.components.iteration import MapOf
-from anomalib_i3ad.components.masks import training_holes
 from anomalib_i3ad.components.residuals import Residual
 from anomalib_i3ad.components.scores import Reduction
 from anomalib_i3ad.components.stitching import composite
