@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -282,6 +283,22 @@ class TestPhases:
         model.training_step(ImageBatch(image=halves), 0)
         for values in given:
             assert (values.min().item(), values.max().item()) == pytest.approx((-1, 1), abs=0.1)
+
+    def test_the_discriminator_tells_patches_from_drawings(self) -> None:
+        model, shown, said, stepped = AnoGan(**TINY), {}, [], []
+        model.check_losses = shown.update
+        model.step_optimizers = lambda loss, *which: stepped.append((loss.item(), which))
+        model.model.discriminator.register_forward_hook(lambda _, given, got: said.append((given[0], got.detach())))
+        patch = 2 * make_images(2, 32, 32) - 1
+        model.train_gan(patch, torch.rand(2, len(model.model.start)))
+        (of_patch,) = [got for given, got in said if torch.equal(given, patch)]
+        (of_drawing, *_) = [got for given, got in said if not torch.equal(given, patch)]
+        real, drawn = (torch.sigmoid(got).double().numpy() for got in (of_patch, of_drawing))
+        generating, judging = -np.log(drawn).mean(), -np.log(real).mean() - np.log(1 - drawn).mean()
+        found = {name: loss.item() for name, loss in shown.items()}
+        by_hand = {"generator_loss": generating, "discriminator_loss": judging}
+        assert found == pytest.approx(by_hand, rel=1e-4)
+        assert stepped == [(pytest.approx(generating + judging, rel=1e-4), (0, 1))]
 
     def test_the_encoders_loss_weighs_features_as_it_is_told(self) -> None:
         model, losses = AnoGan(**TINY, feature_weight=0.0).eval(), []

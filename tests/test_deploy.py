@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from pathlib import Path
 
 import cv2
@@ -47,7 +48,8 @@ from anomalib_i3ad.deploy.core import new_core
 from anomalib_i3ad.deploy.drawn_images import drawn_images
 from anomalib_i3ad.deploy.engine import CPU_CACHE, Inspection, fitted
 from anomalib_i3ad.deploy.frames import Frame, Frames
-from anomalib_i3ad.deploy.overlay import BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
+from anomalib_i3ad.deploy.overlay import ALERT, BAR, COLOURS, FONT, GAP, INK, LEAST, LINE, OUTLINE, SCALE, picture
+from anomalib_i3ad.deploy.progress import Progress
 from anomalib_i3ad.deploy.results import Results
 from anomalib_i3ad.models.base import image_of
 from conftest import TINY
@@ -112,6 +114,24 @@ def command(model: Path, source: Path | str, out: Path, *more: str) -> list[str]
 
 
 class TestInspector:
+    def test_what_is_at_a_threshold_is_normal(self, tmp_path: Path) -> None:
+        graph.save_model(brightness(0), tmp_path / "model.xml")
+        gray = np.full((8, 8, 3), 128, np.uint8)
+        found = Inspector(tmp_path / "model.xml").inspect(gray)
+        at, value = found.score, float(found.anomaly_map[0, 0])
+        assert (at, value) == pytest.approx((128 / 255, 128 / 255))
+        for less, anomalous in ((0, False), (1e-6, True)):
+            inspector = Inspector(tmp_path / "model.xml", image_threshold=at - less, pixel_threshold=value - less)
+            result = inspector.inspect(gray)
+            assert result.label is anomalous
+            assert result.mask.all() == result.mask.any() == anomalous
+
+    def test_results_are_not_those_of_the_next_image(self, tmp_path: Path) -> None:
+        graph.save_model(brightness(0), tmp_path / "model.xml")
+        inspector = Inspector(tmp_path / "model.xml", hint="latency")
+        results = [inspector.inspect(np.full((8, 8, 3), value, np.uint8)) for value in (51, 204)]
+        assert [result.anomaly_map.mean() for result in results] == pytest.approx([0.2, 0.8])
+
     def test_gives_the_numbers_of_the_model(self, untrained: I3AD, exported: Path) -> None:
         inspector = Inspector(exported)
         for seed, size in enumerate([(64, 64), (70, 90), (131, 50), (300, 200)]):
@@ -658,7 +678,9 @@ class TestInspect:
     def test_a_row_for_each_image_and_a_picture_of_each_defect(
         self, exported: Path, folder: Path, tmp_path: Path
     ) -> None:
+        began = datetime.now(timezone.utc)
         assert command_line.main(command(exported, folder, tmp_path / "out", "--threshold", "0.49")) == 0
+        took = datetime.now(timezone.utc) - began
         rows = rows_of(tmp_path / "out")
         paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
         assert sorted(row["image"] for row in rows) == paths
@@ -668,6 +690,8 @@ class TestInspect:
             assert float(row["score"]) == pytest.approx(expected.score, abs=2e-6)
             assert row["label"] == ("anomalous" if expected.label else "normal")
             assert int(row["iterations"]) == expected.iterations
+            assert -0.001 <= (datetime.fromisoformat(row["time"]) - began).total_seconds() <= took.total_seconds()
+            assert 0 < float(row["milliseconds"]) < 1000 * took.total_seconds()
             assert (row["picture"] != "") == expected.label
             if row["picture"]:
                 shown = cv2.imread(str(tmp_path / "out" / row["picture"]))
@@ -837,6 +861,13 @@ class TestPictures:
         assert (panel[168, 230:240] == OUTLINE).all(axis=1).any()
         assert OUTLINE == (0, 0, 255)  # red, as is said below it
 
+    def test_the_result_stands_out_where_it_is_anomalous(self) -> None:
+        flat = np.zeros((64, 64), np.float32)
+        for label, ink in ((True, ALERT), (False, INK)):
+            result = Inspection(0.7, label, flat, flat > 0, None, None, 1.0)
+            shown = picture(REDDISH, result, "", 0.5, 0.5)[LINE : 2 * LINE].reshape(-1, 3)
+            assert tuple(shown[shown.sum(axis=1).argmax()]) == ink
+
     def test_panels_have_the_colours_of_the_image(self) -> None:
         flat = np.zeros((64, 64), np.float32)
         result = Inspection(0.7, True, flat, flat > 0, None, REDDISH[..., [2, 0, 1]].copy(), 1.0)  # noqa: FBT003
@@ -845,7 +876,62 @@ class TestPictures:
         assert (image, drawn) == ([10, 60, 200], [60, 200, 10])
 
 
+class TestProgress:
+    def test_figures_by_hand(self) -> None:
+        told, flat = Progress(), np.zeros((2, 2), np.float32)
+        for number in range(1, 101):
+            told.add(Inspection(0.5, number > 70, flat, flat > 0, None, None, float(number)), dropped=number % 2)
+        told.add(None, dropped=3)
+        told.fail("one")
+        figures = r"101 images, 30 anomalous, 1 errors, [\d.]+ images/s, 53 dropped, "
+        p50, p95, p99 = np.percentile(np.arange(1, 101), (50, 95, 99))
+        assert re.fullmatch(rf"{figures}inference p50 {p50:.1f} p95 {p95:.1f} p99 {p99:.1f} ms", str(told))
+
+
+class TestCommand:
+    def test_passes_on_what_was_chosen(
+        self, exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[tuple] = []
+
+        def make(*arguments: object) -> None:
+            given.append(arguments)
+            raise ModelError
+
+        monkeypatch.setattr(command_line, "Inspector", make)
+        usual = command(exported, folder, tmp_path / "out")
+        chosen = [
+            "--device", "GPU", "--hint", "latency", "--cache", "some", "--threshold", "0.4", "--pixel-threshold", "0.6",
+        ]  # fmt: skip
+        for more in ([], chosen):
+            assert command_line.main([*usual, *more]) == 2
+        assert given == [
+            (exported, "CPU", "throughput", None, None, None),
+            (exported, "GPU", "latency", Path("some"), 0.4, 0.6),
+        ]
+
+    def test_the_second_signal_ends_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stop, codes = threading.Event(), []
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(os, "_exit", codes.append)
+        with command_line.stopped_by_signals(stop) as signals:
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop.is_set(), signals, codes) == (True, [signal.SIGTERM], [])
+            signal.raise_signal(signal.SIGINT)
+        assert codes == [128 + signal.SIGINT]
+        assert signal.getsignal(signal.SIGTERM) is before
+
+
 class TestSources:
+    def test_nothing_is_taken_from_the_folder_of_the_run(self, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        for name in ("1.png", "out/2.png"):
+            (tmp_path / name).write_bytes(encode(make_pixels()))
+        frames = sources.frames_of(
+            str(tmp_path), {}, threading.Event(), watch=False, pictures=tmp_path / "out" / "anomalous"
+        )
+        assert [frame.name for frame in frames if frame] == ["1.png"]
+
     def test_video_frames_are_numbered(self, exported: Path, tmp_path: Path) -> None:
         path = tmp_path / "video.avi"
         writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (90, 70))
@@ -859,6 +945,7 @@ class TestSources:
             pixels = frame.read()
             assert np.abs(pixels.astype(int) - make_pixels(seed=seed)).mean() < 10  # in RGB, of lossy compression
             assert float(row["score"]) == pytest.approx(inspector.inspect(pixels).score, abs=2e-6)
+            assert frame.stamp == folders.stamp_of(path) == (int(row["size"]), int(row["mtime_ns"]))
 
     def test_a_video_whose_name_is_not_unicode(self, exported: Path, tmp_path: Path) -> None:
         writer = cv2.VideoWriter(str(tmp_path / "video.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (90, 70))

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from anomalib_i3ad import I3AD, MVTec, Textures
 from anomalib_i3ad.evaluation import benchmark, explanations, jobs, report, table
 from anomalib_i3ad.evaluation.accuracy import Accuracy, _files_of, _mask_of, measure_accuracy, predict
 from anomalib_i3ad.evaluation.configuration import expand, jobs_of, read_jobs
-from anomalib_i3ad.evaluation.cost import Cost, measure_cost
+from anomalib_i3ad.evaluation.cost import Cost, measure_cost, shortest
 from anomalib_i3ad.evaluation.iterations import Iterations, measure_iterations
 from anomalib_i3ad.evaluation.jobs import (
     arguments_of,
@@ -345,6 +346,16 @@ class FixedBatch:
         path.with_suffix(".bin").write_bytes(bytes(10**6))
         self.megabytes = 1 + path.stat().st_size / 1e6
         return path
+
+
+def test_cost_is_the_median_over_images_of_the_shortest_run(
+    texture_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = iter([0.5, 0.0, 0.5])
+    assert shortest(lambda: time.sleep(next(pauses)), 3) < 0.5
+    seconds, images = iter([9.0, 1.0, 2.0]), sorted(texture_root.rglob("*.png"))[:3]
+    monkeypatch.setattr("anomalib_i3ad.evaluation.cost.shortest", lambda *_: next(seconds))
+    assert measure_cost(FixedBatch(), images).milliseconds == pytest.approx(1000)  # of two images at a time
 
 
 def test_cost_of_a_graph_of_fixed_batch(texture_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -825,6 +836,9 @@ class TestIterations:
         assert iterations.image_auroc[-1] == pytest.approx(accuracy.image_auroc)
         assert iterations.pixel_auroc[-1] == pytest.approx(accuracy.pixel_auroc, abs=1e-3)  # before normalisation
         assert len(iterations.image_auroc) == 1 + model.model.max_iterations
+        paths = [Path(path) for batch in predictions for path in batch.image_path]
+        assert iterations.names == [f"{path.parent.name}/{path.name}" for path in paths]
+        assert [name.startswith("good/") for name in iterations.names] == (iterations.label == 0).tolist()
         threshold = model.post_processor.image_threshold.item()
         normalised = torch.cat([batch.pred_score for batch in predictions]).numpy()
         np.testing.assert_allclose(
@@ -853,6 +867,40 @@ class TestIterations:
 
 
 class TestReport:
+    def test_images_that_tell_most_come_first(self) -> None:
+        kinds = {"Missed": (1, 0, 6), "False alarms": (0, 1, 5), "Found": (1, 1, 9), "Normal": (0, 0, 7)}
+        rows = [(true, told, number / 10 + told) for true, told, count in kinds.values() for number in range(count)]
+        true, told, score = (torch.tensor(column) for column in zip(*rows, strict=True))
+        batch = ImageBatch(
+            image=torch.zeros(len(rows), 3, 8, 8), gt_label=true, pred_label=told.bool(), pred_score=score
+        )
+        shown = {
+            heading: ([round(10 * item.pred_score.item()) for item in items], what)
+            for heading, what, items in report.telling_images([batch])
+        }
+        expected = {
+            "Missed": [0, 1, 2, 3],
+            "False alarms": [14, 13, 12, 11],
+            "Found": [10, 13, 15, 18],
+            "Normal": [6, 5, 4, 3],
+        }
+        assert {heading: scores for heading, (scores, _) in shown.items()} == expected
+        for heading, (_, _, count) in kinds.items():
+            assert shown[heading][1] == f"4 of {count} {explanations.GROUPS[heading]}."
+
+    def test_tells_what_the_iterations_found_and_lost(self) -> None:
+        good = np.tile(np.linspace(0, 1, 21)[:, None], (1, 3))
+        defective = np.array([[0.5, 0.5, 2.0], [2.0, 2.0, 0.5]])
+        names = [*map(str, range(21)), "won.png", "lost.png"]
+        figures = Iterations(
+            np.zeros(23), np.array([0] * 21 + [1] * 2), names, np.concatenate([good, defective]), [0.5] * 3, [0.5] * 3
+        )
+        page = Page("", "")
+        report.add_iterations(page, figures)
+        found, lost = re.findall(r"<li>1 anomalous images are (.*?)</li>", page.render())
+        assert found == "found after the iterations, but not after the initial inpainting alone: won.png"
+        assert lost == "found after the initial inpainting alone, but not after the iterations: lost.png"
+
     def test_page_holds_everything_and_escapes(self) -> None:
         page = Page("A <b> & c", "about")
         figure = Figure()
@@ -888,6 +936,12 @@ class TestReport:
         text = out.read_text()
         assert text.count("<img") >= 5 + 8  # plots, and four images of two kinds at least
         assert "The iteration" in text
+        accuracy = measure_accuracy(predict(make_engine(default_root_dir=tmp_path / "again"), trained[0], datamodule))
+        for figure, count, of in (
+            ("found", accuracy.found, accuracy.anomalous), ("false alarms", accuracy.false_alarms, accuracy.normal),
+        ):  # fmt: skip
+            assert f"<td>{figure}</td><td>{count} of {of}</td>" in text
+        assert accuracy.found != accuracy.false_alarms
         assert not re.findall(r"""(?:src|href)=["'](?!data:)|url\(|@import|https?:""", text)  # one file is all it needs
         for figure, meaning in explanations.FIGURES.items():
             row = re.search(f"<td>{figure}</td><td>[\\d.]+</td><td>{re.escape(html.escape(meaning))}</td>", text)

@@ -541,6 +541,13 @@ class TestFeatures:
         # the one that reads the image, half of the others, too, and at most two that nothing but comparisons read
         in_float = depthwise + 1 + (len(network) - depthwise - 1) // 2
         assert 0 <= all_outside - in_float - int8_outside <= 2
+        # of the network, which comes first, the latter half
+        convolutions = [
+            node for node in quantized.get_ordered_ops() if node.get_type_name() in {"Convolution", "GroupConvolution"}
+        ][: len(network)]
+        in_int8 = [node.get_friendly_name() in found[0].quantized for node in convolutions]
+        assert not any(in_int8[: len(network) // 2])
+        assert any(in_int8)
         for part in (quantized, loop.get_function()):
             rounded = [node for node in part.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
             takers = {
@@ -581,6 +588,26 @@ class TestFeatures:
         monkeypatch.setattr(to_openvino, "convert", lambda *_: own.clone())
         halved = model.to_openvino(tmp_path, input_size=(96, 96), compression_type="fp16")
         assert halved.with_suffix(".bin").stat().st_size < path.with_suffix(".bin").stat().st_size
+
+
+def test_weights_in_branches_are_stored_small_too() -> None:
+    exact = np.random.default_rng(0).normal(size=(100, 200)).astype(np.float16).astype(np.float32)
+    image, given = ops.parameter([1, 100], np.float32), [ops.parameter([1, 100], np.float32) for _ in range(2)]
+    bodies = [
+        ov.Model([ops.result(ops.matmul(one, weight, transpose_a=False, transpose_b=False))], [one], "branch")
+        for one, weight in zip(given, (exact, 2 * exact), strict=True)
+    ]
+    chosen = ops.if_op(ops.constant(np.bool_(1)))
+    chosen.set_then_body(bodies[0])
+    chosen.set_else_body(bodies[1])
+    chosen.set_input(image.output(0), *given)
+    chosen.set_output(*(body.get_results()[0] for body in bodies))
+    stored = store_small(ov.Model([ops.result(chosen.output(0))], [image]))
+    (branching,) = [node for node in stored.get_ordered_ops() if node.get_type_name() == "If"]
+    for branch in range(2):
+        nodes = branching.get_function(branch).get_ordered_ops()
+        large = [node for node in nodes if node.get_type_name() == "Constant" and node.data.size == exact.size]
+        assert [node.get_output_element_type(0) for node in large] == [ov.Type.f16]
 
 
 def test_small_storage_changes_no_number() -> None:

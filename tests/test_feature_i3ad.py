@@ -142,6 +142,14 @@ class TestFeatureI3AD(ModelTester):
         least, *others = model.model.std.flatten().tolist()
         assert least == pytest.approx(LEAST_STD * np.mean([0, *others]), rel=0.01)
 
+    def test_trains_inpainter_and_decoder(self, fitted) -> None:
+        before = FeatureI3AD(**TINY).model
+        for name in ("inpainter", "decoder"):
+            for one, other in zip(
+                getattr(before, name).parameters(), getattr(fitted[0].model, name).parameters(), strict=True
+            ):
+                assert not torch.equal(one.half().float(), other)  # rounding alone changes some
+
     def test_frees_the_features_of_its_training_images(self, fitted) -> None:
         assert fitted[0]._cache is None
 
@@ -354,6 +362,24 @@ class TestMemory:
             chosen.append(int(distances.min(axis=1).argmax()))
         assert spread_out(cells, 20) == chosen
 
+    def test_remembers_what_is_far_apart_weighed_as_errors_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("anomalib_i3ad.models.feature_i3ad.memory.REMEMBERED", 20)
+        memory, weights = Memory([2, 1]), torch.tensor([[0.1, 0, 0], [0.3, 5, 0], [0, 0, 1]])
+        memory.weights.copy_(weights)
+        cells = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+        chosen = memory.set_cells(cells)
+        assert chosen == spread_out(cells, 20)
+        expected = (cells[chosen].double() @ weights.double()).numpy()
+        # of each column 64 steps at least
+        assert (np.abs(memory.cells[0].numpy() - expected) <= np.abs(expected).max(axis=0) / 127).all()
+
+    def test_rounding_makes_no_distance_negative(self) -> None:
+        memory = Memory([2, 1])
+        memory.weights.copy_(torch.eye(3))
+        memory.cells.copy_(1000 + torch.rand(memory.cells.shape, generator=torch.Generator().manual_seed(0)))
+        distance = memory.distance(memory.cells.reshape(1, 16, -1, 3).permute(0, 3, 1, 2))
+        assert (distance >= 0).all()
+
     def test_sample_depends_on_neither_batches_nor_their_order(self) -> None:
         features = torch.randn(10, 6, 3, 4, generator=torch.Generator().manual_seed(0))
         whole, parts = Sample(50, 3), Sample(50, 3)
@@ -506,6 +532,42 @@ class TestTrainingStep:
         holes = training_holes(4, 12, 12, model.step_rng(), own.grid_holes(12, 12), GRID_PROBABILITY)
         assert torch.equal(given[1], own.hidden_with(holes))
         assert not torch.equal(given[1], holes)
+
+    def test_losses_by_hand(self, model: FeatureI3AD) -> None:
+        """Hidden cells count, against the features without noise, and the images they come from."""
+        own, image = model.model, make_images(6, 96, 96)
+        features = torch.randn(6, *own.grid_shape(96, 96))
+        model.cells_of = lambda _: features
+        terms: dict[str, torch.Tensor] = {}
+        model.check_losses = terms.update
+        seen: dict[str, tuple] = {}
+        own.inpainter.register_forward_hook(lambda _, given, got: seen.update(hole=given[1], drawn=got))
+        own.decoder.register_forward_hook(lambda _, given, got: seen.update(decoded=(given[0], got)))
+        model.training_step(ImageBatch(image=image), 0)
+        hole = seen["hole"].numpy()
+        assert 0 < hole.mean() < 1
+        drawn, expected = (value.detach().double().numpy() for value in seen["drawn"])
+        true, first = features.double().numpy(), own.features.channels[0]
+        cosine = np.stack(
+            [
+                1 - (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+                for a, b in zip(np.split(true, [first], 1), np.split(drawn, [first], 1), strict=True)
+            ],
+            axis=1,
+        )
+        weight = hole + 0.1
+        square = np.square(drawn - true).mean(axis=1, keepdims=True)
+        likelihood = ((cosine + 1e-4) / expected + np.log(expected)).mean(axis=1, keepdims=True)
+        given, pictures = (value.detach().numpy() for value in seen["decoded"])
+        assert np.array_equal(given, features[:4].numpy())
+        small = image[:4].numpy().reshape(4, 3, 48, 2, 48, 2).mean(axis=(3, 5))
+        by_hand = {
+            "cosine_loss": (cosine * weight).mean() / weight.mean(),
+            "square_loss": (square * weight).mean() / weight.mean(),
+            "likelihood_loss": 0.1 * likelihood[hole > 0].mean(),
+            "decoder_loss": np.abs(pictures - small).mean(),
+        }
+        assert {name: term.item() for name, term in terms.items()} == pytest.approx(by_hand, rel=1e-4)
 
     def test_every_loss_trains_what_it_is_for(self, model: FeatureI3AD) -> None:
         model.cells_of = lambda batch: torch.randn(len(batch.image), *model.model.grid_shape(96, 96))
@@ -704,6 +766,10 @@ class TestFeatureCache:
         settings = {"test_split_mode": "none", "val_split_mode": "from_train", "val_split_ratio": 0.1, "seed": 0}
         datamodule = Folder(name="own", normal_dir=good, train_batch_size=4, num_workers=0, **settings)
         assert self.fit(FeatureI3AD(**TINY), datamodule) == 11
+
+
+def test_weights_come_from_the_file_that_is_named() -> None:
+    assert FeatureI3AD(**TINY, backbone_weights="some/file.pth").model.features.weights == "some/file.pth"
 
 
 class TestBadArguments:

@@ -405,8 +405,13 @@ class TestHoles:
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         assert torch.equal(first, model.draw_holes(image))
-        monkeypatch.setattr(I3AD, "batches_seen", 10)
-        assert not torch.equal(first, model.draw_holes(image))
+        others = [("batches_seen", 10), ("global_rank", 1)]
+        for name, value in others:
+            with monkeypatch.context() as patch:
+                patch.setattr(I3AD, name, value)
+                assert not torch.equal(first, model.draw_holes(image))
+        assert not torch.equal(first, I3AD(**TINY, seed=5).draw_holes(image))
+        assert torch.equal(first, I3AD(**TINY).draw_holes(image))
 
 
 class TestBadArguments:

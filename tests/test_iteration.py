@@ -11,6 +11,7 @@ from anomalib_i3ad.components.holes import grid_holes
 from anomalib_i3ad.components.iteration import IterativeModel
 from anomalib_i3ad.components.stitching import composite
 from anomalib_i3ad.models.feature_i3ad.torch_model import FeatureI3ADModel
+from anomalib_i3ad.models.i3ad.torch_model import I3ADModel
 from model_tester import make_images, set_usual
 
 SIDE = 128
@@ -76,23 +77,41 @@ def test_initial_inpainting_takes_each_part_where_it_was_hidden(model: Iterative
         torch.testing.assert_close(stitched * hole, drawn * hole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("score_residual", ["ssim", "l2"])
+@pytest.mark.parametrize("min_shrink", [0.0, 0.6])
 @pytest.mark.parametrize("kind", ["last", "mean", "mean_hidden"])
-def test_follows_the_definition(model: IterativeModel, kind: str) -> None:
+def test_follows_the_definition(model: IterativeModel, kind: str, min_shrink: float, score_residual: str) -> None:
     """Against the loop of the paper written out, one image at a time."""
-    model.min_shrink, model.max_iterations, model.mask_edge, model.anomaly_map = 0.0, 3, 0.0, kind
-    u, counts = model.mask_threshold, set()
+    model.min_shrink, model.max_iterations, model.mask_edge, model.anomaly_map = min_shrink, 3, 0.0, kind
+
+    def compared(scene: torch.Tensor, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What decides what is hidden, and what is scored."""
+        masking = residual_of(model, scene, inpainting)
+        if score_residual == "l2":
+            return masking, (scene - inpainting).square().mean(dim=1, keepdim=True)
+        return masking, masking
+
+    if score_residual == "l2":
+        if not isinstance(model, I3ADModel):
+            pytest.skip("features have one residual")
+        model.score_residual = "l2"
+    u, counts, left = model.mask_threshold, set(), 0
     for image in make_images(4, SIDE, SIDE).split(1):
         scene = model.scene_of(image)
         inpainting, iterations = model.initial_inpainting(scene), 0
-        residuals, times = [residual_of(model, scene, inpainting)], 1
-        hole = (residuals[0] >= u).float()
+        masking, scoring = compared(scene, inpainting)
+        torch.testing.assert_close(model.initial_residual(scene), masking, rtol=0, atol=1e-5)
+        residuals, times = [scoring], 1
+        hole = (masking >= u).float()
         while hole.any() and iterations < 3:
             inpainting = scene * (1 - hole) + draw(model, scene, hole) * hole
             iterations, times = iterations + 1, times + hole
-            residuals.append(residual_of(model, scene, inpainting))
-            previous, hole = hole, (residuals[-1] >= u).float()
-            if hole.sum() > previous.sum():
+            masking, scoring = compared(scene, inpainting)
+            residuals.append(scoring)
+            previous, hole = hole, (masking >= u).float()
+            if previous.sum() - hole.sum() < min_shrink * previous.sum():
                 break
+        left += hole.sum().item() * (3 - iterations)
         # what a stopped image would go on to hide keeps its residual, the rest would be the image's own
         of_all = residuals + [residuals[-1] * hole] * (3 - iterations)
         mean, mean_hidden = torch.stack(of_all).mean(dim=0), torch.stack(residuals).sum(dim=0) / times
@@ -103,6 +122,7 @@ def test_follows_the_definition(model: IterativeModel, kind: str) -> None:
         torch.testing.assert_close(result.inpainting, inpainting, rtol=0, atol=1e-5)
         torch.testing.assert_close(result.anomaly_map, model.map_of(expected, image), rtol=0, atol=1e-5)
     assert counts - {0}
+    assert (left > 0) == (min_shrink > 0)  # images stopped early, and something was still hidden
 
 
 def test_hides_partly_just_below_the_threshold(model: IterativeModel) -> None:

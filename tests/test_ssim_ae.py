@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from anomalib.data import ImageBatch
 from anomalib.post_processing import PostProcessor
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
@@ -126,6 +127,15 @@ class TestAutoencoder:
 
 
 class TestLoss:
+    def test_trains_by_it(self) -> None:
+        model, shown = SsimAe(**TINY), {}
+        model.check_losses = shown.update
+        batch = ImageBatch(image=make_images(2, *model.image_size))
+        reconstruction = model.model.autoencoder(model.model.to_channels(batch.image))
+        expected = reconstruction_loss(model.model.to_channels(batch.image), reconstruction, "ssim").item()
+        assert model.training_step(batch, 0).item() == pytest.approx(expected)
+        assert {name: loss.item() for name, loss in shown.items()} == {"train_loss": pytest.approx(expected)}
+
     def test_equals_scikit_image(self) -> None:
         image, other = make_images(2, 64, 50), make_images(2, 64, 50, seed=1)
         expected = [

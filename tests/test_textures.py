@@ -96,6 +96,23 @@ class TestMVTec:
         Textures(tmp_path, image_size=64, train_count=4, test_count=7).prepare_data()
         return next(tmp_path.glob("*px*")) / "fabric"
 
+    @pytest.mark.parametrize("fits", [True, False])
+    def test_images_are_kept_in_memory_where_they_fit(
+        self, folder: Path, fits: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[int] = []
+        monkeypatch.setattr("anomalib_i3ad.data.mvtec.fits_in_memory", lambda size: asked.append(size) or fits)
+        datamodule = MVTec(folder.parent, "fabric", num_workers=0, train_batch_size=2)
+        datamodule.setup()
+        loader, read = datamodule.train_dataloader(), []
+        assert asked == [2 * 3 * 64 * 64 * 4]  # two of four are held out
+        get = type(datamodule.train_data).__getitem__
+        monkeypatch.setattr(
+            type(datamodule.train_data), "__getitem__", lambda own, index: read.append(index) or get(own, index)
+        )
+        assert [len(batch.image) for _ in range(3) for batch in loader] == [2, 2, 2]
+        assert (len(read) <= 2) == fits
+
     def test_validates_on_held_out_normal_images(self, folder: Path) -> None:
         datamodule = MVTec(folder.parent, "fabric", num_workers=0, val_split_ratio=0.75)
         datamodule.setup()
