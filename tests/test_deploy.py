@@ -1017,10 +1017,13 @@ class TestSources:
         watched.mkdir()
         (watched / "before.png").write_bytes(data)
 
+        over = threading.Event()
+
         def wait_for_rows(count: int) -> None:
             given_up = time.monotonic() + 60
             while time.monotonic() < given_up and not ((out / "results.csv").exists() and len(rows_of(out)) >= count):
-                time.sleep(0.02)
+                if over.wait(0.02):
+                    return
 
         def camera() -> None:
             wait_for_rows(1)
@@ -1033,11 +1036,16 @@ class TestSources:
             (tmp_path / "away").rename(watched)
             (watched / "after.png").write_bytes(data)
             wait_for_rows(3)
-            os.kill(os.getpid(), signal.SIGTERM)
+            if not over.is_set():  # or it would end the tests
+                os.kill(os.getpid(), signal.SIGTERM)
 
         thread = threading.Thread(target=camera)
         thread.start()
-        assert command_line.main(command(exported, watched, out, "--watch")) == 128 + signal.SIGTERM
+        try:
+            code = command_line.main(command(exported, watched, out, "--watch"))
+        finally:
+            over.set()
+        assert code == 128 + signal.SIGTERM
         thread.join()
         rows = {row["image"]: row["error"] for row in rows_of(out)}
         assert rows == {"before.png": "", "slow.png": "", "after.png": ""}

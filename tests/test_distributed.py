@@ -26,7 +26,7 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, textu
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(results) == 2, done.stderr[-2000:]
     assert results[0] == results[1]
-    _, steps, _, mean, *calibrated = results[0].split()
+    _, steps, _, mean, candidates, *calibrated = results[0].split()
     assert steps == "4"  # two epochs of five images a process, three at a time
     assert all(0 < float(value) < 10 for value in calibrated)
     if name == "FeatureI3AD":
@@ -39,6 +39,7 @@ def test_two_processes_end_with_the_same_weights_and_thresholds(name: str, textu
         with torch.no_grad():
             expected = model.model.cells_of(model.pre_processor(images)).mean(dim=(0, 2, 3)).abs().mean().item()
         assert float(mean) == pytest.approx(expected, rel=1e-3)  # of all images, not of one process's
+        assert int(candidates) == 10 * 12 * 12  # as well
 
 
 @pytest.mark.gpu

@@ -768,8 +768,11 @@ class TestFeatureCache:
         assert self.fit(FeatureI3AD(**TINY), datamodule) == 11
 
 
-def test_weights_come_from_the_file_that_is_named() -> None:
-    assert FeatureI3AD(**TINY, backbone_weights="some/file.pth").model.features.weights == "some/file.pth"
+def test_arguments_reach_the_model() -> None:
+    model = FeatureI3AD(**TINY, backbone_weights="some/file.pth", max_iterations=1, image_score="max").model
+    assert model.features.weights == "some/file.pth"
+    assert model.max_iterations == 1
+    assert model.image_score.reduction == "max"
 
 
 class TestBadArguments:

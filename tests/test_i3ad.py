@@ -405,13 +405,22 @@ class TestHoles:
         np.random.seed(1)  # noqa: NPY002
         torch.manual_seed(1)
         assert torch.equal(first, model.draw_holes(image))
-        others = [("batches_seen", 10), ("global_rank", 1)]
-        for name, value in others:
+        for name, value in (("batches_seen", 10), ("global_rank", 1)):
             with monkeypatch.context() as patch:
                 patch.setattr(I3AD, name, value)
                 assert not torch.equal(first, model.draw_holes(image))
         assert not torch.equal(first, I3AD(**TINY, seed=5).draw_holes(image))
         assert torch.equal(first, I3AD(**TINY).draw_holes(image))
+
+    @pytest.mark.parametrize("probability", [0.0, 1.0])
+    def test_as_many_grid_holes_as_asked_for(self, probability: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(I3AD, "batches_seen", 8)
+        monkeypatch.setattr(I3AD, "global_rank", 0)
+        model = I3AD(**TINY, grid_probability=probability)
+        grid = model.model.grid_holes(64, 64)
+        holes = model.draw_holes(torch.rand(20, 3, 64, 64))
+        of_grid = [any(torch.equal(hole, one) for one in grid) for hole in holes]
+        assert np.mean(of_grid) == probability
 
 
 class TestBadArguments:

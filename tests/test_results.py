@@ -1252,6 +1252,7 @@ def crash(line: Line, kills: int) -> None:
 def test_killed_three_times_every_row_is_of_now(exported: Path, tmp_path: Path) -> None:
     line = Line(tmp_path / "images", tmp_path / "out", [exported], random.Random(0))
     crash(line, 3)
+    assert line.figures["killed"] >= 3
 
 
 @pytest.mark.slow

@@ -127,12 +127,13 @@ class TestAutoencoder:
 
 
 class TestLoss:
-    def test_trains_by_it(self) -> None:
-        model, shown = SsimAe(**TINY), {}
+    @pytest.mark.parametrize("kind", ["ssim", "l2"])
+    def test_trains_by_it(self, kind: str) -> None:
+        model, shown = SsimAe(**TINY, loss=kind), {}
         model.check_losses = shown.update
         batch = ImageBatch(image=make_images(2, *model.image_size))
         reconstruction = model.model.autoencoder(model.model.to_channels(batch.image))
-        expected = reconstruction_loss(model.model.to_channels(batch.image), reconstruction, "ssim").item()
+        expected = reconstruction_loss(model.model.to_channels(batch.image), reconstruction, kind).item()
         assert model.training_step(batch, 0).item() == pytest.approx(expected)
         assert {name: loss.item() for name, loss in shown.items()} == {"train_loss": pytest.approx(expected)}
 
