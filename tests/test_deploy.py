@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -1199,6 +1200,29 @@ def test_whatever_is_wrong_with_an_image_becomes_its_row(
     assert (progress.images, progress.failed) == (5, 4)
     progress.close()
     assert "more; see the column error" not in capfd.readouterr().err
+
+
+def test_a_slow_disk_holds_up_what_comes_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or results would fill the memory."""
+    inspector, asked, written, ahead = Inspector(graph.save_model(brightness(0), tmp_path / "model.xml")), [], [], []
+
+    def slow(*_: object) -> str:
+        time.sleep(0.03)
+        written.append(0)
+        return ""
+
+    def frames() -> Frames:
+        for number in range(60):
+            asked.append(number)
+            ahead.append(len(asked) - len(written))
+            yield Frame(str(number), lambda: REDDISH)
+
+    monkeypatch.setattr(pipeline, "_write", slow)
+    with closing(Results(tmp_path / "results.csv")) as results:
+        progress = pipeline.run(inspector, frames(), results, tmp_path, threading.Event())
+    assert progress.images == len(written) == 60
+    # decoded, under inspection, and waiting for the disk
+    assert max(ahead) <= pipeline.MOST_DECODERS + inspector.parallel + 2 * inspector.parallel + 3
 
 
 def test_nothing_is_begun_after_the_end_was_asked_for(tmp_path: Path) -> None:

@@ -47,6 +47,20 @@ class TestSsimAe(ModelTester):
         with torch.no_grad():
             assert torch.equal(loaded(image).pred_score, model.eval()(image).pred_score)
 
+    def test_the_seed_decides_the_order_of_images(self, texture_root: Path) -> None:
+        orders = []
+        for seed in (3, 3, 4):
+            model, order = SsimAe(**TINY, seed=seed, max_train_steps=1), []
+            model.training_step = lambda batch, _, order=order, step=model.training_step: (
+                order.extend(batch.image_path) or step(batch, 0)
+            )
+            data = self.datamodule(texture_root)
+            data.train_batch_size = 10
+            make_engine().fit(model, datamodule=data)
+            orders.append(order)
+        assert sorted(orders[0]) == sorted(orders[2])
+        assert orders[0] == orders[1] != orders[2]
+
     def test_a_better_checkpoint_is_kept_where_a_callback_averages_weights(self, texture_root: Path) -> None:
         model, data = SsimAe(**TINY), self.datamodule(texture_root)
         best = ModelCheckpoint(monitor="epoch", mode="min", save_on_train_epoch_end=True)
