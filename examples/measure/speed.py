@@ -155,8 +155,7 @@ def to_onnx(model: AnomalibModule, image: torch.Tensor, folder: str) -> Path:
 
 def resident() -> int:
     """Memory of this process in bytes."""
-    resident: int = psutil.Process().memory_info().rss
-    return resident
+    return int(psutil.Process().memory_info().rss)
 
 
 def throughput(run: Callable[[], Any], workers: int) -> float:
