@@ -639,6 +639,18 @@ class TestDecoding:
         assert (decoded(pixels.astype(np.uint16) * 257, "contig") == pixels).all()
         assert (decoded(pixels, "separate") == pixels).all()
 
+    def test_a_tiff_that_is_to_be_turned_is_refused(self, tmp_path: Path) -> None:
+        stored, path = make_pixels(), tmp_path / "turned.tiff"
+        for orientation, taken in ((1, True), (5, False), (6, False), (7, False), (8, False)):
+            tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+            if taken:
+                np.testing.assert_array_equal(decoding.read_image(path), stored)
+                check_readable(str(path))
+                continue
+            for reader, error in ((decoding.read_image, ImageError), (check_readable, ValueError)):
+                with pytest.raises(error, match="turns it by 90 degrees; save it turned"):
+                    reader(str(path))
+
     @pytest.mark.parametrize("order", ["<", ">"])
     @pytest.mark.parametrize("big", [False, True])
     def test_small_copies_and_masks_are_no_pages(self, order: str, big: bool) -> None:

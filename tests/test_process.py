@@ -20,7 +20,7 @@ INSPECT = [sys.executable, "-m", "anomalib_i3ad", "inspect"]
 @pytest.mark.parametrize("closed", [(0,), (1, 2), (0, 1, 2)])
 def test_closed_standard_files_are_no_files_of_the_run(closed: tuple[int, ...]) -> None:
     code = (
-        "import os; from anomalib_i3ad.deploy.command_line import fill_standard_files as fill; "
+        "import os; from anomalib_i3ad.deploy.telling import fill_standard_files as fill; "
         f"[os.close(number) for number in {closed}]; fill(); "
         "file = os.open('/dev/zero', os.O_RDONLY); "
         "null = os.stat(os.devnull); "
@@ -42,7 +42,8 @@ def test_decoders_write_no_messages_into_the_results(exported: Path, tmp_path: P
     assert [row["image"] for row in rows_of(out)] == [f"{seed}.jpg" for seed in range(9)]
 
 
-def test_a_pipe_that_nobody_empties_stops_no_run(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pages", [0, 1])
+def test_a_pipe_that_nobody_empties_stops_no_run(exported: Path, tmp_path: Path, pages: int) -> None:
     code = "import sys; from anomalib_i3ad.deploy import command_line, progress; progress.ELSEWHERE = 0; "
     code += "sys.exit(command_line.main(sys.argv[1:]))"
     reading, full = os.pipe()
@@ -50,12 +51,16 @@ def test_a_pipe_that_nobody_empties_stops_no_run(exported: Path, tmp_path: Path)
     room.register(full, select.POLLOUT)
     while room.poll(0):
         os.write(full, bytes(select.PIPE_BUF))
+    os.read(reading, pages * select.PIPE_BUF)
     for seed in range(9):
         (tmp_path / f"{seed}.png").write_bytes(encode(make_pixels(seed=seed)))
-    (tmp_path / "broken.png").write_bytes(b"no image")
+    cut = encode(make_pixels(), ".tif")
+    (tmp_path / "cut.tif").write_bytes(cut[: len(cut) // 2])  # of which libtiff tells
+    for number in range(30):  # of which the end of the run tells more than the pipe takes
+        (tmp_path / f"{number}{'e' * 220}.png").write_bytes(b"no image")
     run = [sys.executable, "-c", code, *command(exported, tmp_path, tmp_path / "out")]
     assert subprocess.run(run, stderr=full, timeout=60, check=False).returncode == 1
-    assert len(rows_of(tmp_path / "out")) == 10
+    assert len(rows_of(tmp_path / "out")) == 40
     for end in (reading, full):
         os.close(end)
 
@@ -107,3 +112,33 @@ def test_nobody_is_told_of_a_start_or_an_export(tmp_path: Path, room: str) -> No
     assert "openvino" in json.loads(done.stdout)
     assert not [name for name in json.loads(done.stdout) if name.startswith("openvino_telemetry.")]
     assert [path.name for path in (tmp_path / "intel").iterdir()] == ["stats"]
+
+
+def test_what_is_said_comes_whole_and_what_decoders_say_does_not() -> None:
+    code = "import os; from anomalib_i3ad.deploy.telling import decoders_silenced, say; text = 'ä' * 9999\n"
+    code += "with decoders_silenced(): say(text); os.write(2, b'no'); say(text)\n"
+    code += "os.write(2, b'yes'); say('!')"
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert done.stderr.decode() == 2 * ("ä" * 9999 + os.linesep) + "yes!" + os.linesep
+
+
+def test_a_signal_ends_a_wait_at_any_moment() -> None:
+    code = """
+import os, signal, sys
+from anomalib_i3ad.deploy.stop import Stop
+
+def trace(frame, event, _):
+    # a signal in every line of it: Event's would wait for the lock that the wait holds
+    if frame.f_code.co_name in {"wait", "set"}:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return trace
+    return None
+
+stop = Stop()
+signal.signal(signal.SIGUSR1, lambda *_: stop.set())
+sys.settrace(trace)
+assert stop.wait(60)
+assert stop.is_set()
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0

@@ -1,5 +1,6 @@
 """Results at the line belong to what is there now: its files, the model and the thresholds; and to one process."""
 
+import argparse
 import csv
 import errno
 import json
@@ -583,6 +584,41 @@ def test_again_removes_no_file_but_pictures(exported: Path, source: Path, tmp_pa
     with claimed(out, {}, again=True):
         assert sorted(file.name for file in (out / "anomalous").iterdir()) == ["0.bmp.jpg", "1.bmp.jpg", "notes.txt"]
     assert precious.exists()
+
+
+def test_again_that_is_ended_leaves_no_row_without_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results(tmp_path / "results.csv")
+    results.append({**dict.fromkeys(FIELDS), "image": "a", "picture": "anomalous/a.jpg"})
+    results.close()
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "anomalous").mkdir()
+    (tmp_path / "anomalous" / "a.jpg").touch()
+    unlink = Path.unlink
+
+    def end(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", end)
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path, {}, again=True):
+        pass
+    assert not (tmp_path / "results.csv").exists()
+
+
+def test_again_removes_nothing_once_the_end_was_asked_for(
+    exported: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, loaded = command(exported, source, tmp_path / "out"), command_line.loaded
+    assert command_line.main(arguments) == 0
+    before = rows_of(tmp_path / "out")
+
+    def ended_meanwhile(chosen: argparse.Namespace) -> tuple[Inspector, str]:
+        signal.raise_signal(signal.SIGTERM)
+        return loaded(chosen)
+
+    monkeypatch.setattr(command_line, "loaded", ended_meanwhile)
+    assert command_line.main([*arguments, "--again", "--watch"]) == 128 + signal.SIGTERM
+    assert rows_of(tmp_path / "out") == before
 
 
 def test_again_removes_nothing_where_the_source_is_none(

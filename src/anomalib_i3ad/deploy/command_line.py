@@ -18,10 +18,12 @@ from .engine import Inspector
 from .folders import UNREADABLE
 from .graph import ModelError, files_of
 from .pipeline import run
-from .progress import Progress, Telling, say
+from .progress import Progress
 from .results import Results, Stamp
 from .results_folder import PICTURES, ClaimError, claimed
 from .sources import SourceError, frames_of, identity_of, is_camera
+from .stop import Stop
+from .telling import Telling, decoders_silenced, fill_standard_files, say
 
 #: Exit codes beside 0: some images or folders could not be inspected, or there never was one; the run could not start,
 #: or could not write.
@@ -84,18 +86,6 @@ def loaded(chosen: argparse.Namespace) -> tuple[Inspector, str]:
     return inspector, digest
 
 
-def fill_standard_files() -> None:
-    """Open what is closed of standard input, output and error, before a file of the run takes its place.
-
-    Decoders write their messages there.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # noqa: PERF203
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-
-
 def none_in(source: str, stop: Event) -> int:
     """Say that a source holds no image, unless it was not looked through; returns the exit code."""
     if not stop.is_set():
@@ -141,6 +131,8 @@ def inspect(chosen: argparse.Namespace, stop: Event) -> int:
             Progress().close(passed)
             return none_in(chosen.source, stop)
         frames = chain([first], frames)
+    if stop.is_set():  # before --again removes anything
+        return SOME_FAILED
     with (
         claimed(chosen.out, belongs, again=chosen.again) as renew,
         closing(Results(chosen.out / f"results.{chosen.format}", renew)) as results,
@@ -162,10 +154,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    chosen, stop = make_parser().parse_args(arguments), Event()
+    chosen, stop = make_parser().parse_args(arguments), Stop()
     fill_standard_files()
     logging.basicConfig(format="%(message)s", handlers=[Telling()])
-    with stopped_by_signals(stop) as signals:
+    with stopped_by_signals(stop) as signals, decoders_silenced():
         try:
             code = inspect(chosen, stop)
         except Exception as error:  # noqa: BLE001  # its exit code would be that of a run with broken images

@@ -22,7 +22,7 @@ from .graph import (
     save_model,
     takes_bytes,
 )
-from .progress import say
+from .telling import say
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -17,11 +17,14 @@ MOST_PIXELS = 32_000_000
 MOST_DECODED = 8 * MOST_PIXELS
 #: Bytes of so many pixels of 16-bit colours: larger files are not read.
 MOST_BYTES = 6 * MOST_DECODED
-# as anomalib trains: no alpha, turned no other way than they are stored; the depth tells what it cannot train on
+# as anomalib trains: no alpha, no orientation tag (TIFF's is not passed over); the depth tells what it cannot train on
 FLAGS = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG, RIFF, BMP, TIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF", b"BM", (b"II*\0", b"MM\0*")
-#: TIFF with addresses of 64 bits; tags of a page's kind, size, bits and planes, which are among its first.
-BIG_TIFF, KIND, WIDTH, HEIGHT, BITS, PLANES, FIRST_TAGS = (b"II+\0", b"MM\0+"), 254, 256, 257, 258, 284, 32
+#: TIFF with addresses of 64 bits; tags of a page's kind, size, bits, orientation and planes, which are among its first.
+BIG_TIFF, KIND, WIDTH, HEIGHT, BITS, TURNED, PLANES = (b"II+\0", b"MM\0+"), 254, 256, 257, 258, 274, 284
+FIRST_TAGS = 32
+#: Orientations by which rows and columns are exchanged.
+QUARTER_TURNS = range(5, 9)
 #: Bits of the kind: a small copy or a mask of another page; a plane for each colour; values that have not 32 bits.
 NO_PAGE, SEPARATE, FORMATS = 0b101, 2, {3: "H", 16: "Q"}
 #: Start of a PGM or PPM file up to its largest value; comments may stand between the numbers.
@@ -114,6 +117,8 @@ def _misread(data: bytes) -> str | None:
             return f"has {len(pages)} pages; save each as a file of its own"
         if pages[0].get(PLANES) == SEPARATE and pages[0].get(BITS) == 16:  # OpenCV leaves pixels as memory was
             return "TIFF file of 16 bits with a plane for each colour; save the colours of a pixel together"
+        if pages[0].get(TURNED) in QUARTER_TURNS:  # training and OpenCV read some of them differently
+            return "TIFF file with a tag that turns it by 90 degrees; save it turned, without the tag"
         return _size_fault(pages[0].get(HEIGHT, 0), pages[0].get(WIDTH, 0))
     if (start := PNM.match(data)) and start[3].lstrip(b"0") not in {b"255", b"65535"}:
         return f"PGM or PPM file whose largest value is {start[3].decode()}; save it with 255"
@@ -143,9 +148,10 @@ def decode(data: bytes) -> np.ndarray:
     """Decode an image file.
 
     Gray, palette, CMYK and transparent images become 8-bit RGB, 16-bit colours lose their lower 8 bits, and the
-    camera's orientation tag is ignored, as in training. Gray values of more than 8 bits are refused, as there, TIFF
-    files with transparent parts, which OpenCV would darken, or several pages, of which it would read the first, and PGM
-    and PPM files whose largest value is another than it takes for white.
+    camera's orientation tag is ignored, but in TIFF files, as in training. Gray values of more than 8 bits are refused,
+    as there, TIFF files that are to be turned by 90 degrees, with transparent parts, which OpenCV would darken, or
+    several pages, of which it would read the first, and PGM and PPM files whose largest value is another than it takes
+    for white.
 
     Args:
         data: Content of the file.
@@ -175,7 +181,7 @@ def decode(data: bytes) -> np.ndarray:
             what = "gray values of more than 8 bits" if gray else "colours of neither 8 nor 16 bits"
             msg = f"{what}, which training does not take; convert to 8 bits, here and there"
             raise ImageError(msg)
-        image = (image // 256).astype(np.uint8)
+        image = np.right_shift(image, 8, out=image).astype(np.uint8)  # large ones leave no room for another
     if not gray:
         if (image[..., 3:] < 255).any():
             msg = "TIFF file with transparent parts; save it without transparency"

@@ -1,52 +1,19 @@
 """What a run tells while it goes on, and at its end."""
 
-import logging
-import os
-import select
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Literal, TextIO
 
 import numpy as np
 
 from .engine import Inspection
+from .telling import say
 
 #: Latest latencies of which percentiles are told, and errors that are listed at the end.
 REMEMBERED, LISTED = 10_000, 20
 #: Seconds between two updates of the progress, on a terminal and elsewhere.
 ON_TERMINAL, ELSEWHERE = 0.2, 30.0
-
-
-def _has_room(stream: TextIO) -> bool:
-    """Whether a stream takes text at once; of a pipe that nobody empties one would wait forever."""
-    if sys.platform == "win32":  # which can tell it of sockets alone
-        return True
-    try:
-        return bool(select.select([], [stream], [], 0)[1])
-    except (OSError, ValueError):  # no file
-        return True
-
-
-def say(text: str, end: str = "\n", to: Literal["stderr", "stdout"] = "stderr") -> None:
-    """Write, if that can be: nobody who listens, a full disk, or letters a console has not, must not stop a line."""
-    stream = getattr(sys, to)
-    if stream is None or not _has_room(stream):
-        return
-    try:
-        print(text, end=end, file=stream, flush=True)
-    except (OSError, ValueError):
-        # what could not be written would be tried again at the end, and change the exit code
-        setattr(sys, to, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-
-
-class Telling(logging.Handler):
-    """Says what is logged."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See :func:`say`."""
-        say(self.format(record))
 
 
 class Progress:

@@ -79,12 +79,12 @@ def _pictures_of(folder: Path, name: str) -> list[str]:
 def _start_over(folder: Path) -> None:
     """Remove the results of a folder and the pictures that they name; whatever else lies there stays."""
     named = [picture for name in RESULTS for picture in _pictures_of(folder, name)]
+    for name in RESULTS:  # first: if this is ended in between, no row names a picture that is gone
+        (folder / name).unlink(missing_ok=True)
     own = (folder / PICTURES).resolve()
     for name in named:
         if own in (folder / name).resolve().parents:  # an edited table may name any file
             (folder / name).unlink(missing_ok=True)
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
 
 
 def _note(folder: Path, of: dict[str, Any]) -> None:
