@@ -38,7 +38,7 @@ def iterations_of(model: AnomalibModule, predictions: Sequence[ImageBatch]) -> I
         counts = (found, len(iterations.rescued(before, n)), len(iterations.rescued(n, before)))
         texts = map(str, counts) if iterations.has_normal else ["-"] * 3
         rows.append([str(n), *map(figure_of, aurocs), *texts])
-    yield markdown(["iterations", "image AUROC", "pixel AUROC", "found", "won", "lost"], rows)
+    yield markdown(["iterations", "image AUROC", "pixel AUROC", "found at 5 % false alarms", "won", "lost"], rows)
     for kind, name in enumerate(("normal", "anomalous")):
         used = Counter(iterations.used[iterations.label == kind].tolist())
         yield f"iterations used on {name} images: {dict(sorted(used.items()))}"

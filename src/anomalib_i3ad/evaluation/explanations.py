@@ -12,14 +12,14 @@ FIGURES = {
     "pixel F1": "The same for single pixels: how well what is outlined fits the defects.",
 }
 ITERATION = (
-    "The model knows what normal parts look like. It hides parts of an image and reconstructs them from what is left; "
-    "what does not match is suspect. The initial inpainting hides every part of the image once. Each iteration after "
-    "it hides only what did not match so far, reconstructs that anew, and compares again. A defect thus no longer "
-    "disturbs its own reconstruction, and what is normal drops out. The iterations end early when nothing suspect is "
-    "left, or when what is suspect no longer shrinks."
+    "The model knows what normal parts look like. It hides parts of an image and inpaints them, that is, fills them "
+    "in from what is left; what does not match is suspect. The initial inpainting hides every part of the image "
+    "once. Each iteration after it hides only what did not match so far, inpaints that anew, and compares again. A "
+    "defect thus no longer disturbs its own inpainting, and what is normal drops out. The iterations end early when "
+    "nothing suspect is left, or when what is suspect no longer shrinks."
 )
 _MAP = (
-    "anomaly map: how anomalous each place is. The scale is the same in all pictures. On it the threshold of pixels is "
+    "anomaly map: how anomalous each place is. The scale is the same in all pictures. On it the pixel threshold is "
     "marked: what is brighter is outlined as found, unless it merely surrounds a peak."
 )
 RESULT = (
