@@ -25,9 +25,11 @@ def _has_room(stream: TextIO) -> bool:
 def say(text: str, end: str = "\n", to: Literal["stderr", "stdout"] = "stderr") -> None:
     """Write, if that can be: nobody who listens, a full disk, or letters a console has not, must not stop a line."""
     stream, text = getattr(sys, to), text + end
+    if stream is None:
+        return
     try:
         for start in range(0, len(text), AT_ONCE):
-            if stream is None or not _has_room(stream):
+            if not _has_room(stream):
                 return
             print(text[start : start + AT_ONCE], end="", file=stream, flush=True)
     except (OSError, ValueError):
@@ -46,7 +48,7 @@ class Telling(logging.Handler):
 def fill_standard_files() -> None:
     """Open what is closed of standard input, output and error, before a file of the run takes its place.
 
-    Decoders write their messages there.
+    Libraries write their messages there.
     """
     for number in range(3):
         try:
@@ -66,7 +68,7 @@ def decoders_silenced() -> Iterator[None]:
         os.dup2(nowhere.fileno(), 2)
     try:
         if before is sys.__stderr__ and before is not None:  # nobody else has put another in its place
-            # closed with the process: a thread may still write there
+            # never closed by us: what it could not write would be an error then
             sys.stderr = open(os.dup(own), "w", encoding=before.encoding, errors=before.errors)  # noqa: PTH123, SIM115
         yield
     finally:
