@@ -370,6 +370,18 @@ class ModelTester(ConfigurationTester):
         with pytest.raises(ValueError, match=f"^{re.escape(f'{argument} {value!r} must be a {range_of_it}')}$"):
             self.model_class(**{**self.tiny, argument: value})
 
+    def test_refuses_arguments_and_checkpoints_of_other_models(
+        self, fitted: tuple[AnomalibModule, Path], tmp_path: Path
+    ) -> None:
+        told = f"^{self.model_class.__name__} does not take of_another: arguments, or a checkpoint, of another model$"
+        with pytest.raises(TypeError, match=told):
+            self.model_class(**self.tiny, of_another=1)
+        checkpoint = torch.load(fitted[1], weights_only=False)
+        checkpoint["hyper_parameters"]["of_another"] = 1
+        torch.save(checkpoint, tmp_path / "other.ckpt")
+        with pytest.raises(TypeError, match=told):
+            self.model_class.load_from_checkpoint(tmp_path / "other.ckpt")
+
     def test_scores_nothing_before_it_is_calibrated(self, texture_root: Path) -> None:
         model = self.model_class(**self.tiny)
         with pytest.raises(ValueError, match="not calibrated"):

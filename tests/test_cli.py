@@ -120,10 +120,18 @@ def test_no_such_folder_ends_in_a_line_and_what_nobody_foresaw_in_a_traceback(
     assert said.startswith("error: --data.root nowhere: there is no folder nowhere/bottle; expected train/good/")
     assert said.count("\n") == 1
     assert not Path("nowhere").exists()
+    for named in (["--ckpt_path", "none.ckpt"], ["--ckpt_path=none.ckpt"]):
+        with pytest.raises(FileNotFoundError) as missing:
+            run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "onnx", *named)
+        sys.excepthook(missing.type, missing.value, missing.tb)
+        assert capsys.readouterr().err.endswith("error: --ckpt_path none.ckpt: there is no such file or folder\n")
+    with pytest.raises(FileNotFoundError) as not_named:
+        Path("other.ckpt").read_text()
     with pytest.raises(TypeError) as unforeseen:
         check_sides("64", 64, 8, "")  # fails in this package, but no line of it raises that on purpose
-    sys.excepthook(unforeseen.type, unforeseen.value, unforeseen.tb)
-    assert "Traceback" in capsys.readouterr().err
+    for error in (not_named, unforeseen):
+        sys.excepthook(error.type, error.value, error.tb)
+        assert "Traceback" in capsys.readouterr().err
 
 
 def test_benchmark_writes_a_row_for_each_model(

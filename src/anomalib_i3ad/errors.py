@@ -3,6 +3,8 @@
 import linecache
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
 from traceback import walk_tb
 from types import FrameType, TracebackType
 
@@ -29,15 +31,25 @@ def _is_ours(error: BaseException) -> bool:
     return _package(frame) == __package__ and code.strip().startswith("raise ")
 
 
+def _is_not_there(error: BaseException) -> str | None:
+    """What the command names with an option and is not there, if that is the error."""
+    if isinstance(error, FileNotFoundError):
+        words = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+        for option, value in pairwise(words):
+            if option.startswith("--") and str(Path(value).absolute()) in str(error):
+                return f"{option} {value}: there is no such file or folder"
+    return None
+
+
 _show_traceback = sys.excepthook
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    ours = next(filter(_is_ours, _candidates(error)), None)
-    if ours is None:
+    told = next(filter(_is_ours, _candidates(error)), None) or _is_not_there(error)
+    if told is None:
         _show_traceback(kind, error, trace)
     else:
-        print(f"error: {ours}", file=sys.stderr)  # noqa: T201
+        print(f"error: {told}", file=sys.stderr)  # noqa: T201
 
 
 sys.excepthook = _show

@@ -106,6 +106,7 @@ class ReconstructionMixin(EndMixin, StepMixin, CheckpointMixin, ExportMixin):
         visualizer: As in anomalib.
 
     Raises:
+        TypeError: If the model does not take an argument.
         ValueError: If an argument is out of range, or the pre-processor normalises images or resizes them as exports
             cannot.
     """
@@ -122,7 +123,12 @@ class ReconstructionMixin(EndMixin, StepMixin, CheckpointMixin, ExportMixin):
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            what = f"{type(self).__name__} does not take {', '.join(unknown)}"
+            msg = f"{what}: arguments, or a checkpoint, of another model"
+            raise TypeError(msg)
         size = sides_of("image_size", image_size)
         check_range("learning_rate", learning_rate, above=0)
         if max_train_steps is not None:
