@@ -86,7 +86,7 @@ STUDIES = {
             "PRIOR": [1e9],
             "COMPONENTS": [24, 48],
             "FLOOR": [0.1, 1e9],
-            "POWER": [1, 2],
+            "POWER": [1, 3],
             "noise": [0.0, 1.0],
             "layers": [["blocks.1", "blocks.2", "blocks.4"], ["blocks.2"]],
             "width": [16, 64],
@@ -95,7 +95,7 @@ STUDIES = {
         {
             "HANDICAP": [1e9, 1.0, 2.0],
             "EXPECTED": [False],
-            "EXPECTED_POWER": [0.0, 1.0],
+            "ERROR_SHARE": [0.5, 0.8],
             "max_iterations": [0, 1, 4],
             "mask_quantile": [0.9, 0.98, 0.999],
             "image_score": ["max", "mean", "l4"],

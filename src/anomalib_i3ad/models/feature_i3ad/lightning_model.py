@@ -230,7 +230,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         pictures = model.decoder(features[:DECODED])
         with torch.autocast(self.device.type, enabled=False):
             drawn, expected, pictures = drawn.float(), expected.float(), pictures.float()
-            residual = model.cosines(features, drawn)
+            residual = model.cosines(model.directions(features), drawn)
             losses = {
                 "cosine_loss": inpainting_loss(residual, hole),
                 "square_loss": inpainting_loss((drawn - features).square().mean(dim=1, keepdim=True), hole),
@@ -271,11 +271,9 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
         def sizes(cells: torch.Tensor, batch: Batch) -> Sums:
             features, drawn = inpainted(cells)
             sample.add(features, self.numbers_of(batch))
-            cosine = model.cosines(features, drawn).mean(dim=(2, 3)).sum(dim=0)
-            # in double precision, which not every GPU has: a power of the covariance would tell the order of the sums
-            layer_errors = (features - drawn).cpu().double().split(layers, dim=1)
-            errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in layer_errors]
-            count = torch.tensor(len(cells))
+            cosine = model.cosines(model.directions(features), drawn).mean(dim=(2, 3)).sum(dim=0)
+            errors = [error.permute(0, 2, 3, 1).flatten(0, 2) for error in (features - drawn).split(layers, dim=1)]
+            count = torch.tensor(len(cells), device=cells.device)
             return count, cosine, *(count / len(of_cells) * of_cells.T @ of_cells for of_cells in errors)
 
         def products(cells: torch.Tensor, batch: Batch) -> Sums:
@@ -285,7 +283,7 @@ class FeatureI3AD(IterativeMixin, AnomalibModule):
             of_itself &= ~of_itself.all(dim=1, keepdim=True)  # unless all is, as of a single image
             distance = model.memory.distance(features, of_itself.to(features.device)).mean(dim=(1, 2, 3)).sum()
             errors = zip(usual_errors, (features - drawn).split(layers, dim=1), strict=True)
-            blocks = [usual.in_blocks(usual.components_of(error)).cpu().double() for usual, error in errors]
+            blocks = [usual.in_blocks(usual.components_of(error)) for usual, error in errors]
             return distance, *(len(cells) / part.shape[1] * part.transpose(1, 2) @ part for part in blocks)
 
         count, cosine, *of_features = self.sum_over_training_images(sizes)

@@ -24,8 +24,8 @@ NEIGHBOURHOOD = 3
 #: Rings of cells around a part of the grid that are hidden with it: their features have seen its pixels, by the
 #: network and by the average over neighbours.
 MARGIN = 2
-#: Power of what is expected of an error in what the error is divided by.
-EXPECTED_POWER = 1 / 3
+#: Share of the errors in the geometric mean of cosines and errors.
+ERROR_SHARE = 2 / 3
 #: Standard deviation, in cells, of the Gaussian by which the map interpolates between cells.
 SPREAD = 0.65
 
@@ -144,19 +144,25 @@ class FeatureI3ADModel(IterativeModel):
         """Standardised features ``(N, C, h, w)`` of a scene."""
         return scene[:, : self.inpainter.channels]
 
+    def directions(self, features: torch.Tensor) -> State:
+        """Features ``(N, C, h, w)`` before they were standardised, in unit length; ``(N, C_l, h, w)`` by layer."""
+        layers = (features * self.std + self.mean).split(self.features.channels, dim=1)
+        return tuple(F.normalize(values, dim=1) for values in layers)
+
     def prepare(self, scene: torch.Tensor) -> State:
         """See :meth:`IterativeModel.prepare`."""
-        return scene, self.memory(self.features_in(scene))
+        features = self.features_in(scene)
+        return (scene, self.memory(features), *self.directions(features))
 
-    def cosines(self, features: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """``1 - cosine similarity`` of features ``(N, C, h, w)``, before they were standardised, and those drawn.
+    def cosines(self, directions: State, drawn: torch.Tensor) -> torch.Tensor:
+        """``1 - cosine similarity`` of features and standardised features ``(N, C, h, w)`` drawn in their place.
 
         Returns:
             ``(N, L, h, w)`` in [0, 2], one channel for each layer.
         """
-        both = torch.stack([features, drawn]) * self.std + self.mean
-        layers = both.split(self.features.channels, dim=2)
-        return torch.stack([1 - F.cosine_similarity(*of_layer, dim=1) for of_layer in layers], dim=1)
+        # of unit vectors: 1 - a b = |a - b|^2 / 2, which is exactly 0 where they are equal
+        pairs = zip(directions, self.directions(drawn), strict=True)
+        return torch.cat([(one - other).square().sum(dim=1, keepdim=True) / 2 for one, other in pairs], dim=1)
 
     def errors(self, error: torch.Tensor) -> torch.Tensor:
         """Sizes ``(N, L, h, w)`` of errors of features ``(N, C, h, w)``, one channel for each layer; usually 1."""
@@ -164,18 +170,19 @@ class FeatureI3ADModel(IterativeModel):
         return torch.cat([usual(of_layer) for usual, of_layer in layers], dim=1)
 
     def compare(self, prepared: State, inpainting: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See :meth:`IterativeModel.compare`: geometric mean over layers of errors by what is expected; usually 1.
+        """See :meth:`IterativeModel.compare`: geometric mean of cosines and errors against what is usual; usually 1.
 
         Where the inpainting is expected to err, the distance to the memory counts instead.
         """
-        scene, distance = prepared
-        drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :] / self.usual_cosine
-        # as large as usual is usually expected
-        errors = self.errors(self.features_in(scene) - drawn) * (2 / (1 + expected)).pow(EXPECTED_POWER)
+        scene, distance, *directions = prepared
+        drawn, expected = self.features_in(inpainting), inpainting[:, self.inpainter.channels :]
+        # what is expected is usually as large as what is usual
+        cosines = self.cosines(tuple(directions), drawn) * 2 / (expected + self.usual_cosine)
+        errors = self.errors(self.features_in(scene) - drawn)
         # the power of each, not of their product, which would be too large for half precision
-        inpainted = errors.pow(1 / self.memory.layers).prod(dim=1, keepdim=True)
-        share = self.memory.share(expected.mean(dim=1, keepdim=True))
-        residual = inpainted.pow(1 - share) * distance.pow(share)
+        powers = cosines.pow((1 - ERROR_SHARE) / len(directions)) * errors.pow(ERROR_SHARE / len(directions))
+        share = self.memory.share((expected / self.usual_cosine).mean(dim=1, keepdim=True))
+        residual = powers.prod(dim=1, keepdim=True).pow(1 - share) * distance.pow(share)
         return residual, residual
 
     def compare_hidden(

@@ -16,7 +16,7 @@ PRIOR = 30
 #: Share of the mean variance that is added to every variance: what hardly varies is no sign of a defect.
 FLOOR = 0.4
 #: Power of the covariance in the size of an error; 1 would be the squared Mahalanobis distance.
-POWER = 3
+POWER = 2
 
 
 def _floored(covariance: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,7 @@ def weights_everywhere(products: torch.Tensor) -> torch.Tensor:
 
 
 class UsualError(nn.Module):
-    """Size of a layer's errors, ``e^T C^-3 e`` by its mean in their block of cells; usually 1.
+    """Size of a layer's errors, ``|C^-1 e|^2`` by its mean in their block of cells; usually 1.
 
     C is the covariance of the errors' principal components in a block. PaDiM (Defard et al., ICPR 2021, section III-B)
     takes ``e^T C^-1 e`` of features themselves, cell by cell. Here components that vary least count more than that:
