@@ -121,8 +121,9 @@ def test_no_such_folder_ends_in_a_line_and_what_nobody_foresaw_in_a_traceback(
     assert said.count("\n") == 1
     assert not Path("nowhere").exists()
     for named in (["--ckpt_path", "none.ckpt"], ["--ckpt_path=none.ckpt"]):
+        here = ["--export_root", "."]  # which is there, and begins the missing file's path
         with pytest.raises(FileNotFoundError) as missing:
-            run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "onnx", *named)
+            run_cli(monkeypatch, "export", "--model", "I3AD", *TINY_MODEL, "--export_type", "onnx", *here, *named)
         sys.excepthook(missing.type, missing.value, missing.tb)
         assert capsys.readouterr().err.endswith("error: --ckpt_path none.ckpt: there is no such file or folder\n")
     with pytest.raises(FileNotFoundError) as not_named:

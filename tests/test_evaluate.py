@@ -177,7 +177,10 @@ def test_without_normal_images_nothing_counts_as_found(monkeypatch: pytest.Monke
     [
         ({"--model": "I3D"}, "--model I3D: no such model; there are "),
         ({"--model": "anomalib_i3ad.models"}, "--model anomalib_i3ad.models: no such model; there are "),
-        ({"--model": "SsimAe"}, "{checkpoint}: cannot be loaded as SsimAe: its arguments are another model's"),
+        (
+            {"--model": "SsimAe"},
+            "{checkpoint}: cannot be loaded as SsimAe: its arguments are another model's (mask_quantile, ",
+        ),
         ({"--ckpt_path": "no.ckpt"}, "--ckpt_path no.ckpt: there is no such file"),
         ({"--ckpt_path": __file__}, f"--ckpt_path {__file__}: cannot be loaded as I3AD: it is no checkpoint"),
         ({"--data.root": "nowhere"}, "--data.root nowhere: there is no folder nowhere/fabric; expected"),

@@ -31,12 +31,13 @@ def _is_ours(error: BaseException) -> bool:
     return _package(frame) == __package__ and code.strip().startswith("raise ")
 
 
-def _is_not_there(error: BaseException) -> str | None:
+def _what_is_not_there(error: BaseException) -> str | None:
     """What the command names with an option and is not there, if that is the error."""
     if isinstance(error, FileNotFoundError):
         words = [part for word in sys.argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
         for option, value in pairwise(words):
-            if option.startswith("--") and str(Path(value).absolute()) in str(error):
+            path = Path(value).absolute()
+            if option.startswith("--") and str(path) in str(error) and not path.exists():
                 return f"{option} {value}: there is no such file or folder"
     return None
 
@@ -45,7 +46,7 @@ _show_traceback = sys.excepthook
 
 
 def _show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    told = next(filter(_is_ours, _candidates(error)), None) or _is_not_there(error)
+    told = next(filter(_is_ours, _candidates(error)), None) or _what_is_not_there(error)
     if told is None:
         _show_traceback(kind, error, trace)
     else:

@@ -126,8 +126,7 @@ class ReconstructionMixin(EndMixin, StepMixin, CheckpointMixin, ExportMixin):
         **unknown: Any,
     ) -> None:
         if unknown:
-            what = f"{type(self).__name__} does not take {', '.join(unknown)}"
-            msg = f"{what}: arguments, or a checkpoint, of another model"
+            msg = f"arguments, or a checkpoint, of another model: {type(self).__name__} got {', '.join(unknown)}"
             raise TypeError(msg)
         size = sides_of("image_size", image_size)
         check_range("learning_rate", learning_rate, above=0)
